@@ -1,0 +1,1 @@
+"""The deciders: rules, trained policies, and the loop that runs them."""

@@ -1,0 +1,1 @@
+"""The world: markets, instruments, the account and the trading environment. No network, no clock."""

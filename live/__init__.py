@@ -1,0 +1,1 @@
+"""Operations: everything that touches a network, a clock or a database."""

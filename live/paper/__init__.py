@@ -1,0 +1,1 @@
+"""The embedded Binance USD-M exchange."""
