@@ -1,0 +1,778 @@
+"""One account through one candle, compiled by numba: sizing, fills, fees, funding, stops, liquidation.
+
+Everything here is float64 on plain arrays, so that the same functions serve a single environment, thousands of
+accounts in one call, and the sizing of live orders. The rules are those of `docs/simulation.md`; the paper
+exchange plays candles by the same rules in Decimal, and a parity test holds the two together.
+
+Arrays (n symbols, T candles):
+
+- `config`   record of CONFIG_DTYPE: one account's settings.
+- `symbols`  [n] of SYMBOL_DTYPE: the exchange's rules.
+- `account`  record of ACCOUNT_DTYPE: cash, equity, totals.
+- `position` [n] of POSITION_DTYPE: quantity, entry, triggers.
+- `order`    [n] of ORDER_DTYPE: what a step wants, and what became of it.
+- `market`   [T, n, 6] float64: open, high, low, close, funding at the open, funding inside the candle
+  (funding as quote per base unit held: sum of rate * mark).
+
+Account t is at the close of candle t; a step fills orders at the open of candle t+1, plays it, and marks at
+its close.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+OPEN, HIGH, LOW, CLOSE, FUNDING_OPEN, FUNDING_INNER = range(6)
+
+MAX_BRACKETS = 20
+
+# action schemes
+SCHEME_TARGET, SCHEME_SIGNAL, SCHEME_QUANTITY = range(3)
+# rewards
+REWARD_LOG_RETURN, REWARD_DIFFERENTIAL_SHARPE, REWARD_DRAWDOWN_PENALISED = range(3)
+# order codes: what the plan made of an action
+PLAN_HOLD, PLAN_ORDER, PLAN_BELOW_MINIMUM = range(3)
+# order outcome
+OUTCOME_NONE, OUTCOME_FILLED, OUTCOME_NO_MARGIN, OUTCOME_LIQUIDATED = range(4)
+# why an order is smaller than the action asked for (bit flags)
+CUT_GROSS, CUT_BRACKET, CUT_MAX_QUANTITY = 1, 2, 4
+# events while a candle plays
+EVENT_NONE, EVENT_STOP, EVENT_PROTECTIVE_STOP, EVENT_TAKE_PROFIT, EVENT_LIQUIDATION = range(5)
+# liquidation fractions outside the candle
+_NEVER = 2.0
+
+CONFIG_DTYPE = np.dtype(
+    [
+        ("scheme", "i8"),
+        ("max_leverage", "f8"),
+        ("rebalance_band", "f8"),
+        ("hold_threshold", "f8"),
+        ("signal_fraction", "f8"),
+        ("signal_flips", "i8"),
+        ("stop_loss_fraction", "f8"),
+        ("take_profit_fraction", "f8"),
+        ("slippage_fraction", "f8"),
+        ("fee_multiplier", "f8"),
+        ("reward", "i8"),
+        ("reward_rate", "f8"),
+        ("reward_penalty", "f8"),
+        ("terminate_drawdown", "f8"),
+        ("window", "i8"),
+        ("normalize_portfolio", "i8"),
+        ("initial_capital", "f8"),
+    ],
+    align=True,
+)
+
+SYMBOL_DTYPE = np.dtype(
+    [
+        ("steps_per_unit", "f8"),
+        ("ticks_per_unit", "f8"),
+        ("min_notional", "f8"),
+        ("max_quantity", "f8"),
+        ("max_notional", "f8"),
+        ("taker_fee", "f8"),
+        ("liquidation_fee", "f8"),
+        ("leverage", "f8"),
+        ("brackets", "i8"),
+        ("bracket_cap", "f8", (MAX_BRACKETS,)),
+        ("bracket_rate", "f8", (MAX_BRACKETS,)),
+        ("bracket_amount", "f8", (MAX_BRACKETS,)),
+    ],
+    align=True,
+)
+
+ACCOUNT_DTYPE = np.dtype(
+    [
+        ("wallet", "f8"),
+        ("equity", "f8"),  # marked at the last close
+        ("peak_equity", "f8"),
+        ("drawdown", "f8"),
+        ("max_drawdown", "f8"),
+        ("fees", "f8"),
+        ("funding", "f8"),
+        ("realized_pnl", "f8"),
+        ("insurance", "f8"),
+        ("liquidated", "i8"),
+        ("liquidations", "i8"),
+        ("trades", "i8"),
+        ("reward_mean", "f8"),
+        ("reward_mean_square", "f8"),
+    ],
+    align=True,
+)
+
+POSITION_DTYPE = np.dtype(
+    [
+        ("quantity", "f8"),
+        ("entry_price", "f8"),
+        ("stop_price", "f8"),  # 0: none, here and below
+        ("guard_price", "f8"),
+        ("take_profit_price", "f8"),
+        ("candles_held", "i8"),
+        ("fills", "i8"),
+        ("funding", "f8"),  # since the start
+        ("event", "i8"),
+        ("event_quantity", "f8"),
+        ("event_price", "f8"),
+        ("event_fee", "f8"),
+        ("event_pnl", "f8"),
+    ],
+    align=True,
+)
+
+ORDER_DTYPE = np.dtype(
+    [
+        ("code", "i8"),
+        ("cut", "i8"),
+        ("target", "f8"),  # signed position after the order
+        ("quantity", "f8"),  # signed change
+        ("set_triggers", "i8"),
+        ("stop_price", "f8"),
+        ("take_profit_price", "f8"),
+        ("outcome", "i8"),
+        ("fill_price", "f8"),
+        ("fee", "f8"),
+        ("pnl", "f8"),
+    ],
+    align=True,
+)
+
+
+def _jit(function: Any) -> Any:
+    """Compile once per machine: the cache beside this file makes every later process start at once."""
+    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+
+
+# --- exchange rules ---------------------------------------------------------------------------------------
+
+
+@_jit
+def whole_steps(quantity: float, steps_per_unit: float) -> float:
+    """Number of whole quantity steps in an unsigned quantity, rounded down.
+
+    A quantity that is a whole number of steps but for float noise keeps its last step.
+    """
+    return math.floor(quantity * steps_per_unit * (1.0 + 1e-12) + 1e-9)
+
+
+@_jit
+def maintenance_margin(symbol: Any, notional: float) -> float:
+    """notional * rate - amount, by the leverage bracket of an unsigned notional."""
+    last = symbol.brackets - 1
+    row = 0
+    while row < last and notional > symbol.bracket_cap[row]:
+        row += 1
+    return notional * symbol.bracket_rate[row] - symbol.bracket_amount[row]
+
+
+@_jit
+def _maintenance_rate(symbol: Any, notional: float) -> float:
+    last = symbol.brackets - 1
+    row = 0
+    while row < last and notional > symbol.bracket_cap[row]:
+        row += 1
+    return symbol.bracket_rate[row]
+
+
+# --- sizing -----------------------------------------------------------------------------------------------
+
+
+@_jit
+def plan_orders(
+    config: Any, symbols: Any, position: Any, equity: float, close: Any, action: Any, order: Any
+) -> bool:
+    """Turn an action into rounded orders. Sizing uses the close that was decided on.
+
+    `close` is [n]; fills `order`. False when the action is not finite; then `order` is undefined.
+    """
+    n = position.shape[0]
+    kept_gross = 0.0
+    wanted_gross = 0.0
+    scheme = config.scheme
+    leverage = config.max_leverage
+    sizing_equity = max(equity, 0.0)
+    for i in range(n):
+        value = float(action[i])
+        if not math.isfinite(value):
+            return False
+        held = position[i].quantity * close[i]
+        order[i].cut = 0
+        order[i].code = PLAN_ORDER
+        if scheme == SCHEME_TARGET:
+            desired = min(1.0, max(-1.0, value)) * leverage * sizing_equity
+        elif scheme == SCHEME_SIGNAL:
+            desired = held
+            if abs(value) < config.hold_threshold or (value > 0.0) == (held > 0.0) and held != 0.0:
+                order[i].code = PLAN_HOLD
+            elif held != 0.0 and config.signal_flips == 0:
+                desired = 0.0
+            else:
+                desired = math.copysign(config.signal_fraction * sizing_equity, value)
+        else:
+            desired = value * close[i]
+        order[i].target = desired
+        if order[i].code == PLAN_HOLD:
+            kept_gross += abs(held)
+        else:
+            wanted_gross += abs(desired)
+
+    room = max(0.0, leverage * sizing_equity - kept_gross)
+    scale = 1.0
+    if wanted_gross > room * (1.0 + 1e-12):
+        scale = room / wanted_gross
+    for i in range(n):
+        _round_order(config, symbols[i], position[i], sizing_equity, close[i], scale, order[i])
+    return True
+
+
+@_jit
+def _round_order(
+    config: Any, symbol: Any, position: Any, equity: float, close: float, scale: float, order: Any
+) -> None:
+    """From a wanted notional (in `order.target`) to a target and an order on the exchange's grid."""
+    held = position.quantity
+    desired = order.target
+    order.outcome = OUTCOME_NONE
+    order.quantity = 0.0
+    order.set_triggers = 0
+    order.fill_price = 0.0
+    order.fee = 0.0
+    order.pnl = 0.0
+    order.target = held
+    if order.code == PLAN_HOLD:
+        return
+    if scale < 1.0 and desired != 0.0:
+        desired *= scale
+        order.cut |= CUT_GROSS
+    if config.scheme == SCHEME_TARGET and abs(desired - held * close) < config.rebalance_band * equity:
+        order.code = PLAN_HOLD
+        return
+    per_unit = symbol.steps_per_unit
+    steps = whole_steps(abs(desired) / close, per_unit)
+    most = whole_steps(symbol.max_notional / close, per_unit)
+    if steps > most:
+        steps = most
+        order.cut |= CUT_BRACKET
+    if desired < 0.0:
+        steps = -steps
+    held_steps = np.rint(held * per_unit)
+    change = steps - held_steps
+    limit = whole_steps(symbol.max_quantity, per_unit)
+    if abs(change) > limit:
+        change = math.copysign(limit, change)
+        order.cut |= CUT_MAX_QUANTITY
+    if change == 0.0:
+        order.code = PLAN_HOLD
+        return
+    target = (held_steps + change) / per_unit
+    quantity = change / per_unit
+    if target != 0.0 and abs(quantity) * close < symbol.min_notional * (1.0 - 1e-12):
+        order.code = PLAN_BELOW_MINIMUM
+        order.quantity = quantity
+        return
+    order.target = target
+    order.quantity = quantity
+    if abs(target) > abs(held) or target * held < 0.0:
+        _set_triggers(config, symbol, close, order)
+
+
+@_jit
+def _set_triggers(config: Any, symbol: Any, close: float, order: Any) -> None:
+    """Stop and take-profit at configured fractions from the close, on the tick nearer to it."""
+    if config.stop_loss_fraction <= 0.0 and config.take_profit_fraction <= 0.0:
+        return
+    order.set_triggers = 1
+    order.stop_price = 0.0
+    order.take_profit_price = 0.0
+    ticks = symbol.ticks_per_unit
+    direction = math.copysign(1.0, order.target)
+    if config.stop_loss_fraction > 0.0:
+        raw = close * (1.0 - direction * config.stop_loss_fraction) * ticks
+        order.stop_price = (math.ceil(raw - 1e-6) if direction > 0.0 else math.floor(raw + 1e-6)) / ticks
+    if config.take_profit_fraction > 0.0:
+        raw = close * (1.0 + direction * config.take_profit_fraction) * ticks
+        order.take_profit_price = (
+            math.floor(raw + 1e-6) if direction > 0.0 else math.ceil(raw - 1e-6)
+        ) / ticks
+
+
+# --- fills ------------------------------------------------------------------------------------------------
+
+
+@_jit
+def _apply_fill(symbol: Any, account: Any, position: Any, quantity: float, price: float, fee: float) -> float:
+    """Book one fill of a signed quantity. Returns the realized PnL before the fee."""
+    held = position.quantity
+    after = np.rint((held + quantity) * symbol.steps_per_unit) / symbol.steps_per_unit
+    pnl = 0.0
+    if held == 0.0 or (held > 0.0) == (quantity > 0.0):
+        position.entry_price = (held * position.entry_price + quantity * price) / (held + quantity)
+        if held == 0.0:
+            position.candles_held = 0
+    else:
+        closed = min(abs(held), abs(quantity))
+        pnl = math.copysign(closed, held) * (price - position.entry_price)
+        if after == 0.0:
+            _clear(position)
+        elif (after > 0.0) != (held > 0.0):
+            _clear(position)
+            position.entry_price = price
+    position.quantity = after
+    position.fills += 1
+    account.wallet += pnl - fee
+    account.realized_pnl += pnl
+    account.fees += fee
+    account.trades += 1
+    return pnl
+
+
+@_jit
+def _clear(position: Any) -> None:
+    position.quantity = 0.0
+    position.entry_price = 0.0
+    position.stop_price = 0.0
+    position.guard_price = 0.0
+    position.take_profit_price = 0.0
+    position.candles_held = 0
+
+
+@_jit
+def _has_margin(
+    symbols: Any, account: Any, position: Any, row: Any, index: int, quantity: float, price: float, fee: float
+) -> bool:
+    """Whether initial margins after the fill fit into the equity after the commission."""
+    equity = account.wallet - fee
+    required = 0.0
+    for i in range(position.shape[0]):
+        held = position[i].quantity
+        if i == index:
+            mark = price
+            after = held + quantity
+        else:
+            mark = row[i, OPEN]
+            after = held
+        equity += held * (mark - position[i].entry_price)
+        required += abs(after) * mark / symbols[i].leverage
+    return required <= equity * (1.0 + 1e-12)
+
+
+@_jit
+def execute_orders(config: Any, symbols: Any, account: Any, position: Any, row: Any, order: Any) -> None:
+    """Fill the orders of a step at the open of `row` ([n, 6]), moved by the slippage.
+
+    Orders that only reduce go first, so that they free the margin that the others need.
+    """
+    n = position.shape[0]
+    for enlarging in range(2):
+        for i in range(n):
+            if order[i].code != PLAN_ORDER or order[i].quantity == 0.0:
+                continue
+            held = position[i].quantity
+            quantity = order[i].quantity
+            reduces = held * quantity < 0.0 and abs(quantity) <= abs(held)
+            if order[i].outcome != OUTCOME_NONE or reduces == (enlarging == 1):
+                continue
+            direction = math.copysign(1.0, quantity)
+            price = row[i, OPEN] * (1.0 + direction * config.slippage_fraction)
+            fee = abs(quantity) * price * symbols[i].taker_fee * config.fee_multiplier
+            if not reduces and not _has_margin(symbols, account, position, row, i, quantity, price, fee):
+                order[i].outcome = OUTCOME_NO_MARGIN
+                continue
+            order[i].pnl = _apply_fill(symbols[i], account, position[i], quantity, price, fee)
+            order[i].fill_price = price
+            order[i].fee = fee
+            order[i].outcome = OUTCOME_FILLED
+            if order[i].set_triggers == 1 and position[i].quantity != 0.0:
+                position[i].stop_price = order[i].stop_price
+                position[i].take_profit_price = order[i].take_profit_price
+
+
+# --- funding, liquidation, triggers -----------------------------------------------------------------------
+
+
+@_jit
+def charge_funding(account: Any, position: Any, row: Any, column: int) -> None:
+    """Book funding: payment = -quantity * mark * rate, so that longs pay a positive rate."""
+    for i in range(position.shape[0]):
+        if position[i].quantity != 0.0 and row[i, column] != 0.0:
+            amount = -position[i].quantity * row[i, column]
+            account.wallet += amount
+            account.funding += amount
+            position[i].funding += amount
+
+
+@_jit
+def _adverse(position: Any, row: Any, i: int) -> float:
+    return row[i, LOW] if position[i].quantity > 0.0 else row[i, HIGH]
+
+
+@_jit
+def _margin_excess(symbols: Any, account: Any, position: Any, row: Any, x: float) -> tuple[float, float]:
+    """Equity minus maintenance margin, and its slope, a fraction x of the way to the adverse extremes."""
+    excess = account.wallet
+    slope = 0.0
+    for i in range(position.shape[0]):
+        quantity = position[i].quantity
+        if quantity == 0.0:
+            continue
+        step = _adverse(position, row, i) - row[i, OPEN]
+        price = row[i, OPEN] + x * step
+        notional = abs(quantity) * price
+        rate = _maintenance_rate(symbols[i], notional)
+        excess += quantity * (price - position[i].entry_price) - maintenance_margin(symbols[i], notional)
+        slope += quantity * step - abs(quantity) * step * rate
+    return excess, slope
+
+
+@_jit
+def _liquidation_point(symbols: Any, account: Any, position: Any, row: Any, start: float) -> float:
+    """The first x in [start, 1] at which equity <= maintenance margin; above 1 when there is none.
+
+    The excess falls strictly and is linear between bracket borders, so Newton's step inside a shrinking
+    interval finds the crossing exactly once it is on the right piece.
+    """
+    flat = True
+    for i in range(position.shape[0]):
+        if position[i].quantity != 0.0:
+            flat = False
+    if flat:
+        return _NEVER
+    excess, slope = _margin_excess(symbols, account, position, row, start)
+    if excess <= 0.0:
+        return start
+    end_excess, _ = _margin_excess(symbols, account, position, row, 1.0)
+    if end_excess > 0.0:
+        return _NEVER
+    low, high = start, 1.0
+    x = start
+    for _ in range(100):
+        guess = x - excess / slope if slope < 0.0 else 0.5 * (low + high)
+        if not (low <= guess <= high):
+            guess = 0.5 * (low + high)
+        if guess == x:
+            break
+        x = guess
+        excess, slope = _margin_excess(symbols, account, position, row, x)
+        if excess > 0.0:
+            low = x
+        else:
+            high = x
+        if high - low <= 1e-16:
+            break
+    return x
+
+
+@_jit
+def _liquidate(symbols: Any, account: Any, position: Any, row: Any, x: float) -> None:
+    """Close everything at fraction x, charge the liquidation fee, keep the wallet at or above zero."""
+    n = position.shape[0]
+    for i in range(n):
+        quantity = position[i].quantity
+        position[i].event_pnl = 0.0
+        if quantity == 0.0:
+            continue
+        price = row[i, OPEN] + x * (_adverse(position, row, i) - row[i, OPEN])
+        position[i].event = EVENT_LIQUIDATION
+        position[i].event_quantity = -quantity
+        position[i].event_price = price
+        position[i].event_pnl = _apply_fill(symbols[i], account, position[i], -quantity, price, 0.0)
+    for i in range(n):
+        if position[i].event != EVENT_LIQUIDATION:
+            continue
+        notional = abs(position[i].event_quantity) * position[i].event_price
+        fee = min(symbols[i].liquidation_fee * notional, max(account.wallet, 0.0))
+        position[i].event_fee = fee
+        account.wallet -= fee
+        account.fees += fee
+    account.liquidated = 1
+    account.liquidations += 1
+
+
+@_jit
+def _cover_shortfall(account: Any, position: Any) -> None:
+    """A flat account never owes: the insurance fund covers what is missing."""
+    for i in range(position.shape[0]):
+        if position[i].quantity != 0.0:
+            return
+    if account.wallet < 0.0:
+        account.insurance -= account.wallet
+        account.wallet = 0.0
+
+
+@_jit
+def _trigger(
+    config: Any, symbols: Any, account: Any, position: Any, i: int, price: float, event: int
+) -> None:
+    """Close one position at a trigger, as a taker."""
+    quantity = -position[i].quantity
+    fill_price = price * (1.0 + math.copysign(1.0, quantity) * config.slippage_fraction)
+    fee = abs(quantity) * fill_price * symbols[i].taker_fee * config.fee_multiplier
+    position[i].event = event
+    position[i].event_quantity = quantity
+    position[i].event_price = fill_price
+    position[i].event_fee = fee
+    position[i].event_pnl = _apply_fill(symbols[i], account, position[i], quantity, fill_price, fee)
+
+
+@_jit
+def open_candle(symbols: Any, account: Any, position: Any, row: Any) -> None:
+    """The instant between two candles: funding at the open, then liquidation at the opening prices."""
+    for i in range(position.shape[0]):
+        position[i].event = EVENT_NONE
+    charge_funding(account, position, row, FUNDING_OPEN)
+    flat = True
+    for i in range(position.shape[0]):
+        if position[i].quantity != 0.0:
+            flat = False
+    if flat:
+        return
+    excess, _ = _margin_excess(symbols, account, position, row, 0.0)
+    if excess <= 0.0:
+        _liquidate(symbols, account, position, row, 0.0)
+        _cover_shortfall(account, position)
+
+
+@_jit
+def play_candle(config: Any, symbols: Any, account: Any, position: Any, row: Any) -> None:
+    """Funding inside the candle, then stops and liquidation on the way to the adverse extremes, then
+    take-profits. A stop and a take-profit in one candle: the stop."""
+    n = position.shape[0]
+    charge_funding(account, position, row, FUNDING_INNER)
+    x = 0.0
+    while True:
+        first = _NEVER
+        index = -1
+        for i in range(n):
+            quantity = position[i].quantity
+            if quantity == 0.0:
+                continue
+            stop = _effective_stop(position[i])
+            if stop == 0.0:
+                continue
+            start = row[i, OPEN]
+            adverse = _adverse(position, row, i)
+            if (adverse - stop) * quantity > 0.0:
+                continue
+            gap = (start - stop) * quantity <= 0.0
+            at = 0.0 if gap else (start - stop) / (start - adverse)
+            at = max(at, x)
+            if at < first:
+                first = at
+                index = i
+        at_liquidation = _liquidation_point(symbols, account, position, row, x)
+        if at_liquidation <= 1.0 and at_liquidation <= first:
+            _liquidate(symbols, account, position, row, at_liquidation)
+            break
+        if index < 0:
+            break
+        stop = _effective_stop(position[index])
+        gap = (row[index, OPEN] - stop) * position[index].quantity <= 0.0
+        event = EVENT_PROTECTIVE_STOP if stop == position[index].guard_price else EVENT_STOP
+        if stop == position[index].stop_price:
+            event = EVENT_STOP
+        _trigger(config, symbols, account, position, index, row[index, OPEN] if gap else stop, event)
+        x = first
+    for i in range(n):
+        quantity = position[i].quantity
+        take = position[i].take_profit_price
+        if quantity == 0.0 or take == 0.0:
+            continue
+        favourable = row[i, HIGH] if quantity > 0.0 else row[i, LOW]
+        if (favourable - take) * quantity < 0.0:
+            continue
+        gap = (row[i, OPEN] - take) * quantity >= 0.0
+        _trigger(config, symbols, account, position, i, row[i, OPEN] if gap else take, EVENT_TAKE_PROFIT)
+    _cover_shortfall(account, position)
+
+
+@_jit
+def _effective_stop(position: Any) -> float:
+    """The trigger that is reached first of the agent's stop and the protective stop."""
+    stop = position.stop_price
+    guard = position.guard_price
+    if stop == 0.0:
+        return guard
+    if guard == 0.0:
+        return stop
+    return max(stop, guard) if position.quantity > 0.0 else min(stop, guard)
+
+
+# --- marking ----------------------------------------------------------------------------------------------
+
+
+@_jit
+def equity_at(account: Any, position: Any, row: Any) -> float:
+    """wallet + sum of quantity * (close - entry), at the closes of `row` ([n, 6])."""
+    equity = account.wallet
+    for i in range(position.shape[0]):
+        equity += position[i].quantity * (row[i, CLOSE] - position[i].entry_price)
+    return equity
+
+
+@_jit
+def mark(account: Any, position: Any, row: Any) -> None:
+    """Mark the account at the closes of `row` and renew peak and drawdown."""
+    equity = equity_at(account, position, row)
+    account.equity = equity
+    if equity > account.peak_equity:
+        account.peak_equity = equity
+    account.drawdown = 1.0 - equity / account.peak_equity
+    if account.drawdown > account.max_drawdown:
+        account.max_drawdown = account.drawdown
+
+
+@_jit
+def close_candle(account: Any, position: Any, row: Any) -> None:
+    """Mark at the close of the candle just played and count the candles that positions were held."""
+    mark(account, position, row)
+    for i in range(position.shape[0]):
+        if position[i].quantity != 0.0:
+            position[i].candles_held += 1
+
+
+@_jit
+def maintenance_at(symbols: Any, position: Any, row: Any) -> float:
+    """Maintenance margin of all positions at the closes of `row`."""
+    total = 0.0
+    for i in range(position.shape[0]):
+        if position[i].quantity != 0.0:
+            total += maintenance_margin(symbols[i], abs(position[i].quantity) * row[i, CLOSE])
+    return total
+
+
+# --- reward, observation ----------------------------------------------------------------------------------
+
+
+@_jit
+def step_reward(config: Any, account: Any, equity_before: float, drawdown_before: float) -> float:
+    """Reward of the step that took equity from `equity_before` to `account.equity`. See envs/rewards.py."""
+    floor = 1e-6 * config.initial_capital
+    growth = math.log(max(account.equity, floor) / max(equity_before, floor))
+    if config.reward == REWARD_LOG_RETURN:
+        return growth
+    if config.reward == REWARD_DRAWDOWN_PENALISED:
+        return growth - config.reward_penalty * max(0.0, account.drawdown - drawdown_before)
+    mean = account.reward_mean
+    square = account.reward_mean_square
+    rate = config.reward_rate
+    variance = square - mean * mean
+    value = 0.0
+    if variance > 1e-16:
+        value = (square * (growth - mean) - 0.5 * mean * (growth * growth - square)) / variance**1.5
+    account.reward_mean = mean + rate * (growth - mean)
+    account.reward_mean_square = square + rate * (growth * growth - square)
+    return value
+
+
+@_jit
+def portfolio_vector(config: Any, symbols: Any, account: Any, position: Any, row: Any, out: Any) -> None:
+    """The portfolio part of the observation, float32 [3n + 2], clipped to +-10. See envs/observation.py."""
+    n = position.shape[0]
+    equity = account.equity
+    scale = config.max_leverage if config.normalize_portfolio == 1 else 1.0
+    maintenance = 0.0
+    for i in range(n):
+        quantity = position[i].quantity
+        exposure = 0.0
+        unrealized = 0.0
+        if quantity != 0.0 and equity > 0.0:
+            close = row[i, CLOSE]
+            exposure = quantity * close / equity / scale
+            unrealized = quantity * (close - position[i].entry_price) / equity
+            maintenance += maintenance_margin(symbols[i], abs(quantity) * close)
+        out[3 * i] = min(10.0, max(-10.0, exposure))
+        out[3 * i + 1] = min(10.0, max(-10.0, unrealized))
+        out[3 * i + 2] = min(10.0, position[i].candles_held / config.window)
+    out[3 * n] = account.drawdown
+    out[3 * n + 1] = min(10.0, maintenance / equity) if equity > 0.0 else 10.0
+
+
+@_jit
+def observe(
+    config: Any, symbols: Any, account: Any, position: Any, market: Any, features: Any, t: int, out: Any
+) -> None:
+    """Write the observation at the close of candle t: window rows t-W+1..t, then the portfolio."""
+    window = config.window
+    columns = features.shape[1]
+    j = 0
+    for row in range(t - window + 1, t + 1):
+        for column in range(columns):
+            out[j] = features[row, column]
+            j += 1
+    portfolio_vector(config, symbols, account, position, market[t], out[j:])
+
+
+@_jit
+def step_account(
+    config: Any, symbols: Any, account: Any, position: Any, order: Any, market: Any, t: int, action: Any
+) -> tuple[float, int]:
+    """One whole step of one account from the close of candle t to the close of candle t+1.
+
+    Returns (reward, state): state 0 goes on, 1 ended by liquidation or drawdown, -1 the action is not finite.
+    """
+    equity_before = account.equity
+    drawdown_before = account.drawdown
+    if not plan_orders(config, symbols, position, equity_before, market[t, :, CLOSE], action, order):
+        return 0.0, -1
+    row = market[t + 1]
+    open_candle(symbols, account, position, row)
+    if account.liquidated == 0:
+        execute_orders(config, symbols, account, position, row, order)
+        # A fee can make the drawdown larger at the old marks: the peak sees it, as the phases do.
+        mark(account, position, market[t])
+        play_candle(config, symbols, account, position, row)
+    close_candle(account, position, row)
+    reward = step_reward(config, account, equity_before, drawdown_before)
+    ended = account.liquidated == 1 or account.equity <= 0.0
+    if config.terminate_drawdown > 0.0 and account.drawdown >= config.terminate_drawdown:
+        ended = True
+    return reward, 1 if ended else 0
+
+
+@_jit
+def step_env(
+    config: Any,
+    symbols: Any,
+    account: Any,
+    position: Any,
+    order: Any,
+    market: Any,
+    features: Any,
+    t: int,
+    action: Any,
+    observation: Any,
+) -> tuple[float, int]:
+    """`step_account` for a single environment's one-record arrays, with its observation."""
+    reward, state = step_account(config[0], symbols, account[0], position, order, market, t, action)
+    if state >= 0:
+        observe(config[0], symbols, account[0], position, market, features, t + 1, observation)
+    return reward, state
+
+
+@_jit
+def reset_account(config: Any, account: Any, position: Any) -> None:
+    """A fresh account with the configured capital and no position."""
+    account.wallet = config.initial_capital
+    account.equity = config.initial_capital
+    account.peak_equity = config.initial_capital
+    account.drawdown = 0.0
+    account.max_drawdown = 0.0
+    account.fees = 0.0
+    account.funding = 0.0
+    account.realized_pnl = 0.0
+    account.insurance = 0.0
+    account.liquidated = 0
+    account.liquidations = 0
+    account.trades = 0
+    account.reward_mean = 0.0
+    account.reward_mean_square = 0.0
+    for i in range(position.shape[0]):
+        _clear(position[i])
+        position[i].fills = 0
+        position[i].funding = 0.0
+        position[i].event = EVENT_NONE
