@@ -1,4 +1,4 @@
-"""The market that an account trades in: aligned candles of n symbols, and what funding costs in each candle."""
+"""The market that an account trades in: aligned candles of n symbols, and what funding costs in each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Market:
-    """Candles of n symbols at the same times, with their fundings. Arrays are read-only. Built by `build_market`.
+    """Candles of n symbols at the same times, with their fundings, as `build_market` makes it. Read-only.
 
     Attributes:
         symbols: [n], in the order of every second axis.
@@ -33,10 +33,10 @@ class Market:
         open_time_ms: int64 [T], UTC.
         open, high, low, close: float64 [T, n], quote per unit of base.
         volume: float64 [T, n], in the base asset.
-        funding_open: float64 [T, n], sum of mark * rate over the settlements at open_time_ms[t]. A position of q
-            units pays q * funding_open[t, i] (quote) on what it held before the orders at that time.
-        funding_inner: float64 [T, n], the same for settlements strictly inside candle t, paid on what is held
-            after the orders.
+        funding_open: float64 [T, n], quote per unit of base: the sum of mark * rate over the settlements at
+            open_time_ms[t]. A position of q units, held before the orders at that time, pays q times this.
+        funding_inner: float64 [T, n], the same for settlements strictly inside candle t; they fall on what is
+            held after the orders.
         synthetic: True when any of the candles are.
         candles: the aligned candle sets, one per symbol.
         funding: per symbol the settled rates up to the last candle, those before the first candle included;
@@ -132,10 +132,10 @@ def build_market(
     constant_funding_rate: float = 0.0001,
     funding_interval_hours: int = 8,
 ) -> Market:
-    """Align the candles of one or more symbols to the times that all of them have, and lay the fundings on them.
+    """Align the candles of one or more symbols to their common times, and lay the fundings on them.
 
-    A settlement costs rate * mark per unit of base. The mark is the open of the symbol's mark candle that begins
-    at the settlement, where `marks` has one, else the open of the candle that the settlement falls in.
+    A settlement costs rate * mark per unit of base. The mark is the open of the symbol's mark candle that
+    begins at the settlement, where `marks` has one, else the open of the candle that the settlement falls in.
 
     Args:
         candles: one set per symbol, of one interval.
@@ -196,7 +196,7 @@ def build_market(
 
 
 def constant_funding(candles: CandleSet, rate: float, interval_hours: int = 8) -> FundingSeries:
-    """A series that charges `rate` every `interval_hours` from midnight UTC, over the candles and before them."""
+    """A series that charges `rate` every `interval_hours` from midnight UTC, over and before the candles."""
     start_ms, end_ms = int(candles.open_time_ms[0]), int(candles.close_time_ms[-1])
     day_ms = 24 * HOUR_MS
     step_ms = interval_hours * HOUR_MS
@@ -227,8 +227,8 @@ def _align(candles: Sequence[CandleSet]) -> tuple[CandleSet, ...]:
     for one in candles:
         if one.interval_ms != candles[0].interval_ms:
             raise CandleError(
-                f"{candles[0].symbol} has {candles[0].interval} candles and {one.symbol} {one.interval} candles; "
-                f"resample them to one interval"
+                f"{candles[0].symbol} has {candles[0].interval} candles and {one.symbol} {one.interval} "
+                f"candles; resample them to one interval"
             )
     # Each set is without gaps, so what they share is one span.
     start_ms = max(int(one.open_time_ms[0]) for one in candles)
@@ -243,24 +243,22 @@ def _align(candles: Sequence[CandleSet]) -> tuple[CandleSet, ...]:
     for one in aligned:
         if not np.array_equal(one.open_time_ms, aligned[0].open_time_ms):
             raise CandleError(
-                f"the candles of {aligned[0].symbol} and {one.symbol} begin at different times: {spans}"
+                f"{aligned[0].symbol} and {one.symbol} candles begin at different times: {spans}"
             )
     return aligned
 
 
 def _check_coverage(candles: CandleSet, funding: FundingSeries) -> None:
     if len(funding) == 0:
-        raise CandleError(
-            f"{funding.symbol} funding: there is none; give a series, or none for a constant rate"
-        )
+        raise CandleError(f"{funding.symbol} funding: it is empty; give rates, or none for a constant rate")
     spacing_ms = funding.spacing_ms
     first_ms, last_ms = int(funding.time_ms[0]), int(funding.time_ms[-1])
     start_ms, end_ms = int(candles.open_time_ms[0]), int(candles.close_time_ms[-1])
     if start_ms < first_ms - spacing_ms or end_ms > last_ms + spacing_ms:
         raise CandleError(
-            f"{candles.symbol}: the candles run from {format_time(start_ms)} to {format_time(end_ms)}, the fundings "
-            f"only from {format_time(first_ms)} to {format_time(last_ms)}; crop the candles (start, end) to the "
-            f"fundings, or give none for a constant rate"
+            f"{candles.symbol}: the candles run from {format_time(start_ms)} to {format_time(end_ms)}, the "
+            f"fundings only from {format_time(first_ms)} to {format_time(last_ms)}; crop the candles "
+            f"(start, end) to the fundings, or give no fundings for a constant rate"
         )
     # Settlements are at most eight hours apart; contracts may move to shorter intervals.
     holes = np.flatnonzero(np.diff(funding.time_ms) > max(spacing_ms, 8 * HOUR_MS))
