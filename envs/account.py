@@ -98,7 +98,7 @@ def classify(before: Decimal, after: Decimal) -> ActionType:
 class Order:
     """A market order, rounded to the exchange's rules.
 
-    `reduce_only` orders can only shrink the position. `client_order_id` is set by the environment that sends it.
+    `reduce_only` orders can only shrink the position. The environment that sends it sets `client_order_id`.
     """
 
     symbol: str
@@ -116,10 +116,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """Trigger prices that guard a position after the step; None where there is none."""
+    """Trigger prices that guard a position after the step; None where there is none.
+
+    `guard_price` is the risk layer's protective stop; it stands beside the agent's own stop, and the one that is
+    nearer to the price triggers first.
+    """
 
     stop_price: Decimal | None = None
     take_profit_price: Decimal | None = None
+    guard_price: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,22 +327,48 @@ class Execution:
     Attributes:
         results: one per symbol, in the environment's order.
         account: marked at the close that was decided on.
-        funding_usdt: by symbol, received (+) or paid (-) since the last execution.
-        emergency: why the emergency protocol ran, empty when it did not.
+        funding_usdt: by symbol, received (+) or paid (-) with the candle's open, before the orders.
+        emergency: the emergency protocol's report, when it ran after this execution.
     """
 
     results: tuple[OrderResult, ...]
     account: AccountSnapshot
     funding_usdt: Mapping[str, Decimal] = field(default_factory=dict)
-    emergency: str = ""
+    emergency: EmergencyReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmergencyReport:
+    """What the emergency protocol did.
+
+    Attributes:
+        reason: why it ran.
+        time_ms: close of the candle that it ran at.
+        drawdown_fraction, limit_fraction: what broke which limit; the limit is None when none was about drawdown.
+        peak_equity_usdt: the peak that the drawdown is measured from.
+        equity_usdt: before it ran.
+        executions: one per try to flatten.
+        account: the account read back at the end.
+    """
+
+    reason: str
+    time_ms: int
+    drawdown_fraction: Decimal
+    limit_fraction: Decimal | None
+    peak_equity_usdt: Decimal
+    equity_usdt: Decimal
+    executions: tuple[Execution, ...]
+    account: AccountSnapshot
+
+    @property
+    def succeeded(self) -> bool:
+        """Flat, and no order left at the exchange."""
+        return self.account.is_flat and self.account.pending_orders == 0
 
 
 @dataclass(frozen=True, slots=True)
 class CandleEvent:
-    """A fill that the exchange made by itself while a candle played: stop, take-profit or liquidation.
-
-    `account` is the account at the close of that candle.
-    """
+    """A fill that the exchange made by itself while a candle played: stop, take-profit or liquidation."""
 
     action_type: ActionType
     fill: Fill

@@ -1,7 +1,7 @@
 """One account through one candle, compiled by numba: sizing, fills, fees, funding, stops, liquidation.
 
-Everything here is float64 on plain arrays, so that the same functions serve a single environment, thousands of
-accounts in one call, and the sizing of live orders. The rules are those of `docs/simulation.md`; the paper
+Everything here is float64 on plain arrays, so that the same functions serve a single environment, thousands
+of accounts in one call, and the sizing of live orders. The rules are those of `docs/simulation.md`; the paper
 exchange plays candles by the same rules in Decimal, and a parity test holds the two together.
 
 Arrays (n symbols, T candles):
@@ -207,7 +207,7 @@ def plan_orders(
             desired = min(1.0, max(-1.0, value)) * leverage * sizing_equity
         elif scheme == SCHEME_SIGNAL:
             desired = held
-            if abs(value) < config.hold_threshold or (value > 0.0) == (held > 0.0) and held != 0.0:
+            if abs(value) < config.hold_threshold or (held != 0.0 and (value > 0.0) == (held > 0.0)):
                 order[i].code = PLAN_HOLD
             elif held != 0.0 and config.signal_flips == 0:
                 desired = 0.0

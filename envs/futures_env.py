@@ -1,0 +1,500 @@
+"""The simulated trading environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from envs import kernel
+from envs.account import (
+    AccountSnapshot,
+    ActionType,
+    Approved,
+    CandleEvent,
+    Execution,
+    Fill,
+    Leg,
+    Order,
+    OrderResult,
+    OrderStatus,
+    Plan,
+    PlannedOrder,
+    Position,
+    Protection,
+    Side,
+)
+from envs.base import Action, Observation, StepResult, TradingEnv
+from envs.candles import parse_time_ms
+from envs.errors import ActionError, CandleError, ConfigError
+from envs.features import FeatureTable, default_features, market_features
+from envs.instruments import Instrument, get_instruments
+from envs.market import Market
+from envs.observation import CLIP, observation_spec
+from envs.planning import Planner, check_action, quantity_decimal, to_decimal
+from envs.scaler import FeatureScaler, identity_scaler
+from envs.settings import EnvConfig
+from envs.synthetic import synthetic_market
+
+_EVENT_ACTIONS = {
+    kernel.EVENT_STOP: (ActionType.STOP_LOSS, Leg.STOP),
+    kernel.EVENT_PROTECTIVE_STOP: (ActionType.STOP_LOSS, Leg.PROTECTIVE_STOP),
+    kernel.EVENT_TAKE_PROFIT: (ActionType.TAKE_PROFIT, Leg.TAKE_PROFIT),
+    kernel.EVENT_LIQUIDATION: (ActionType.LIQUIDATION, Leg.ORDER),
+}
+
+
+class FuturesEnv(TradingEnv):
+    """A cross-margin USD-M futures account over historical or synthetic candles.
+
+    **Step.** At the close of candle t the agent acts. Its orders fill at the open of candle t+1, moved against the
+    taker by `slippage_bps`; then candle t+1 plays (funding, stops, liquidation) and the account is marked at its
+    close. docs/simulation.md has the rules to the last detail.
+
+    **Action space.** `Box(-1, 1, (n,))` for the target and signal schemes, an unbounded Box for quantities; see
+    `envs.actions`.
+
+    **Observation space.** `Box(-10, 10, (W * F + 3 * n + 2,))`, float32: the window of scaled features, oldest candle
+    first, then per symbol exposure, unrealized PnL / equity, candles held / W, then drawdown and margin ratio;
+    see `envs.observation`.
+
+    **Reward.** The log return of equity, or another of `envs.rewards`.
+
+    **Episode.** Starts at `start` (or at a random candle, with `random_start`), at the earliest when features and
+    window are complete. Terminates on liquidation and at `terminate_drawdown_fraction`; truncates at the last
+    candle or after `episode_candles`.
+
+    Args:
+        market: aligned candles of n symbols. None: a synthetic market, for trying things out.
+        features: the market's feature table; None computes the default features.
+        scaler: scales the features; None leaves them as they are.
+        config: settings.
+        instruments: the exchange's rules by symbol; None takes the bundled ones.
+        start, end: the episode's span by open time, half open; candles before it still feed windows.
+        random_start: reset to a random candle of the span instead of its first.
+        episode_candles: most steps per episode.
+        agent: name in fills and client order ids.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own convention)
+
+    def __init__(
+        self,
+        market: Market | None = None,
+        *,
+        features: FeatureTable | None = None,
+        scaler: FeatureScaler | None = None,
+        config: EnvConfig | None = None,
+        instruments: Mapping[str, Instrument] | None = None,
+        start: str | int | None = None,
+        end: str | int | None = None,
+        random_start: bool = False,
+        episode_candles: int | None = None,
+        agent: str = "agent",
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None:
+            raise ConfigError(f"render_mode {render_mode!r} is not supported: use the backtest's HTML report")
+        self.market = synthetic_market(("BTCUSDT",), n=5_000) if market is None else market
+        self.config = EnvConfig() if config is None else config
+        self.symbols = self.market.symbols
+        self.instruments = get_instruments(self.symbols, instruments)
+        self.agent = agent
+        self.render_mode = None
+        table = market_features(self.market, default_features()) if features is None else features
+        if table.values.shape[0] != len(self.market):
+            raise ConfigError(
+                f"the feature table has {table.values.shape[0]} rows, the market {len(self.market)} candles"
+            )
+        scaler = identity_scaler(table.names) if scaler is None else scaler
+        self.spec_observation = observation_spec(
+            self.symbols, self.market.interval_ms, table.names, self.config
+        )
+        self._features: NDArray[np.float32] = np.ascontiguousarray(scaler.transform(table.values))
+        self._planner = Planner(self.config, self.instruments)
+        self._set_span(table.warmup, start, end)
+        if episode_candles is not None and episode_candles < 1:
+            raise ConfigError(f"episode_candles = {episode_candles}: give at least 1")
+        self._random_start = random_start
+        self._episode_candles = episode_candles
+
+        n = len(self.symbols)
+        self._rows = self.market.kernel_array()
+        self._config = self._planner.config_record
+        self._symbol_table = self._planner.symbol_table
+        self._account = np.zeros(1, kernel.ACCOUNT_DTYPE)
+        self._position = np.zeros(n, kernel.POSITION_DTYPE)
+        self._order = np.zeros(n, kernel.ORDER_DTYPE)
+        self._action = np.zeros(n, np.float64)
+        self._size = self.spec_observation.size
+        self._needs_reset = True
+        self._opened = False
+
+        bound = np.inf if self.config.action.scheme == "quantity" else 1.0
+        self.action_space = gym.spaces.Box(-bound, bound, (n,), np.float32)
+        self.observation_space = gym.spaces.Box(-CLIP, CLIP, (self._size,), np.float32)
+
+    def _set_span(self, warmup: int, start: str | int | None, end: str | int | None) -> None:
+        times = self.market.open_time_ms
+        first = warmup + self.config.window_size - 1
+        start_ms, end_ms = parse_time_ms(start), parse_time_ms(end)
+        if start_ms is not None:
+            first = max(first, int(np.searchsorted(times, start_ms)))
+        last = len(times) - 1
+        if end_ms is not None:
+            last = min(last, int(np.searchsorted(times, end_ms)) - 1)
+        if last - first < 1:
+            raise CandleError(
+                f"the span holds no step: {len(times)} candles, {warmup} needed to warm the features up and "
+                f"{self.config.window_size} for the window, start {start}, end {end}; give more candles or a "
+                "shorter window"
+            )
+        self.first_index = first
+        self.last_index = last
+
+    # --- Gymnasium ---------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode. `options["start_index"]` names the candle that the first decision is made on."""
+        super().reset(seed=seed)
+        start = self.first_index
+        if options and "start_index" in options:
+            start = int(options["start_index"])
+            if not self.first_index <= start < self.last_index:
+                raise ConfigError(
+                    f"start_index {start} is outside [{self.first_index}, {self.last_index - 1}]"
+                )
+        elif self._random_start:
+            start = int(self.np_random.integers(self.first_index, self.last_index))
+        self._t = start
+        self._step = 0
+        self._episode_end = self.last_index
+        if self._episode_candles is not None:
+            self._episode_end = min(self.last_index, start + self._episode_candles)
+        self._needs_reset = False
+        self._opened = False
+        self._liquidation_reported = False
+        self._funding_seen = [0.0] * len(self.symbols)
+        kernel.reset_account(self._config[0], self._account[0], self._position)
+        return self._observe(), {}
+
+    def step(self, action: Action) -> StepResult:
+        """One step in one compiled call; equal to the phases, which a property test holds."""
+        if self._needs_reset or self._opened:
+            return self._step_in_phases(action)
+        np.copyto(self._action, action)
+        observation = np.empty(self._size, np.float32)
+        reward, state = kernel.step_env(
+            self._config,
+            self._symbol_table,
+            self._account,
+            self._position,
+            self._order,
+            self._rows,
+            self._features,
+            self._t,
+            self._action,
+            observation,
+        )
+        if state < 0:
+            raise ActionError(f"action {self._action.tolist()} is not finite; the step is refused")
+        self._t += 1
+        self._step += 1
+        terminated = state == 1
+        truncated = not terminated and self._t >= self._episode_end
+        if terminated or truncated:
+            self._needs_reset = True
+        return observation, reward, terminated, truncated, {}
+
+    def _step_in_phases(self, action: Action) -> StepResult:
+        self._require_running()
+        return super().step(action)
+
+    def _require_running(self) -> None:
+        if self._needs_reset:
+            raise gym.error.ResetNeeded("the episode is over: call reset() before the next step")
+
+    def _observe(self) -> Observation:
+        observation = np.empty(self._size, np.float32)
+        kernel.observe(
+            self._config[0],
+            self._symbol_table,
+            self._account[0],
+            self._position,
+            self._rows,
+            self._features,
+            self._t,
+            observation,
+        )
+        return observation
+
+    # --- phases ------------------------------------------------------------------------------------------
+
+    @property
+    def time_ms(self) -> int:
+        """Close time of the last closed candle, UTC ms."""
+        return int(self.market.open_time_ms[self._t]) + self.market.interval_ms - 1
+
+    @property
+    def candle_index(self) -> int:
+        """Index of the last closed candle in the market."""
+        return self._t
+
+    def account(self) -> AccountSnapshot:
+        """The account, marked at the close of candle t."""
+        row = self._rows[self._t]
+        positions = {
+            instrument.symbol: _position(self._position[i], instrument, float(row[i, kernel.CLOSE]))
+            for i, instrument in enumerate(self.instruments)
+        }
+        initial = sum(
+            abs(p["quantity"]) * row[i, kernel.CLOSE] / self._symbol_table[i]["leverage"]
+            for i, p in enumerate(self._position)
+        )
+        maintenance = kernel.maintenance_at(self._symbol_table, self._position, row)
+        return AccountSnapshot(
+            time_ms=self.time_ms,
+            wallet_usdt=to_decimal(self._account[0]["wallet"]),
+            positions=positions,
+            initial_margin_usdt=to_decimal(initial),
+            maintenance_margin_usdt=to_decimal(maintenance),
+        )
+
+    def plan(self, action: Action) -> Plan:
+        """Orders sized at the close of candle t."""
+        self._require_running()
+        return self._planner.plan(
+            check_action(action, len(self.symbols)),
+            step=self._step,
+            candle_close_ms=self.time_ms,
+            equity_usdt=float(self._account[0]["equity"]),
+            position=self._position,
+            close=np.ascontiguousarray(self._rows[self._t, :, kernel.CLOSE]),
+            order=self._order,
+        )
+
+    def execute(self, plan: Plan | Approved[Plan]) -> Execution:
+        """Fill the orders at the open of candle t+1, after its funding."""
+        self._require_running()
+        if self._opened:
+            raise ActionError("execute() was already called in this step; call advance()")
+        approved = plan.value if isinstance(plan, Approved) else plan
+        liquidated = self._open()
+        self._liquidation_reported = liquidated
+        for i, entry in enumerate(approved.entries):
+            self._load_order(i, entry)
+        if not liquidated:
+            row = self._rows[self._t + 1]
+            kernel.execute_orders(
+                self._config[0], self._symbol_table, self._account[0], self._position, row, self._order
+            )
+            for i, entry in enumerate(approved.entries):
+                self._load_protection(i, entry)
+        kernel.mark(self._account[0], self._position, self._rows[self._t])
+        results = tuple(
+            self._liquidation_result(i, entry) if liquidated else self._result(i, entry)
+            for i, entry in enumerate(approved.entries)
+        )
+        return Execution(results=results, account=self.account(), funding_usdt=self._take_funding())
+
+    def advance(self) -> StepResult:
+        """Play candle t+1 and mark at its close."""
+        self._require_running()
+        if not self._opened:
+            self._open()
+        account, row = self._account[0], self._rows[self._t + 1]
+        if account["liquidated"] == 0:
+            kernel.play_candle(self._config[0], self._symbol_table, account, self._position, row)
+        kernel.close_candle(account, self._position, row)
+        reward = kernel.step_reward(self._config[0], account, self._equity_before, self._drawdown_before)
+        self._t += 1
+        self._step += 1
+        self._opened = False
+        limit = self.config.terminate_drawdown_fraction
+        terminated = bool(
+            account["liquidated"] or account["equity"] <= 0.0 or (limit and account["drawdown"] >= limit)
+        )
+        truncated = not terminated and self._t >= self._episode_end
+        if terminated or truncated:
+            self._needs_reset = True
+        events = () if self._liquidation_reported else self._events()
+        info = {"events": events, "funding_usdt": self._take_funding()}
+        return self._observe(), float(reward), terminated, truncated, info
+
+    def flatten(self, reason: str) -> Execution:
+        """Close everything at the open of candle t+1; at the close of candle t when it is the last."""
+        if self._t < self._rows.shape[0] - 1:
+            row = self._rows[self._t + 1]
+            liquidated = not self._opened and self._open()
+        else:
+            row = self._rows[self._t].copy()
+            row[:, kernel.OPEN] = row[:, kernel.CLOSE]
+            liquidated = False
+        entries = []
+        for i, instrument in enumerate(self.instruments):
+            held = quantity_decimal(self._position[i]["quantity"], instrument)
+            order = None
+            if held != 0:
+                side = Side.SELL if held > 0 else Side.BUY
+                order = Order(instrument.symbol, side, abs(held), reduce_only=True, leg=Leg.EMERGENCY)
+            price = to_decimal(self._rows[self._t, i, kernel.CLOSE])
+            kind = ActionType.EMERGENCY_CLOSE if order else ActionType.HOLD
+            entry = PlannedOrder(instrument.symbol, 0.0, kind, order, Decimal(0), price, note=reason)
+            entries.append(entry)
+            self._load_order(i, entry)
+        kernel.execute_orders(
+            self._config[0], self._symbol_table, self._account[0], self._position, row, self._order
+        )
+        kernel.mark(self._account[0], self._position, self._rows[self._t])
+        results = tuple(
+            self._liquidation_result(i, entry) if liquidated else self._result(i, entry)
+            for i, entry in enumerate(entries)
+        )
+        return Execution(results, self.account(), self._take_funding())
+
+    # --- from and to the kernel --------------------------------------------------------------------------
+
+    def _open(self) -> bool:
+        """Enter candle t+1: funding at its open, liquidation at its open. True when liquidated."""
+        account = self._account[0]
+        self._equity_before = float(account["equity"])
+        self._drawdown_before = float(account["drawdown"])
+        kernel.open_candle(self._symbol_table, account, self._position, self._rows[self._t + 1])
+        self._opened = True
+        return bool(account["liquidated"])
+
+    def _load_order(self, i: int, entry: PlannedOrder) -> None:
+        row = self._order[i]
+        row["outcome"] = kernel.OUTCOME_NONE
+        row["code"] = kernel.PLAN_HOLD
+        row["quantity"] = row["fill_price"] = row["fee"] = row["pnl"] = 0.0
+        row["set_triggers"] = 0
+        if entry.order is not None:
+            row["code"] = kernel.PLAN_ORDER
+            row["quantity"] = float(entry.order.signed_quantity)
+
+    def _load_protection(self, i: int, entry: PlannedOrder) -> None:
+        position, protection = self._position[i], entry.protection
+        filled = entry.order is None or self._order[i]["outcome"] == kernel.OUTCOME_FILLED
+        if protection is None or position["quantity"] == 0.0 or not filled:
+            return
+        position["stop_price"] = float(protection.stop_price or 0)
+        position["take_profit_price"] = float(protection.take_profit_price or 0)
+        position["guard_price"] = float(protection.guard_price or 0)
+
+    def _result(self, i: int, entry: PlannedOrder) -> OrderResult:
+        row = self._order[i]
+        if entry.order is None:
+            status = OrderStatus.SKIPPED if entry.skipped else OrderStatus.NONE
+            return OrderResult(entry, status, error=entry.note if entry.skipped else "")
+        if row["outcome"] == kernel.OUTCOME_NO_MARGIN:
+            return OrderResult(entry, OrderStatus.REJECTED, error="margin is insufficient")
+        order = entry.order
+        fill = self._fill(
+            i,
+            order.signed_quantity,
+            float(row["fill_price"]),
+            float(row["fee"]),
+            float(row["pnl"]),
+            order.leg,
+            self.time_ms + 1,
+        )
+        return OrderResult(entry, OrderStatus.FILLED, (fill,))
+
+    def _liquidation_result(self, i: int, entry: PlannedOrder) -> OrderResult:
+        if self._position[i]["event"] != kernel.EVENT_LIQUIDATION:
+            return OrderResult(
+                replace(entry, order=None, action_type=ActionType.HOLD), OrderStatus.NONE, error="liquidated"
+            )
+        event = self._event(i, self.time_ms + 1)
+        planned = replace(entry, order=None, action_type=event.action_type)
+        return OrderResult(planned, OrderStatus.FILLED, (event.fill,), error="liquidated at the open")
+
+    def _events(self) -> tuple[CandleEvent, ...]:
+        return tuple(
+            self._event(i, self.time_ms)
+            for i, position in enumerate(self._position)
+            if position["event"] != kernel.EVENT_NONE
+        )
+
+    def _event(self, i: int, time_ms: int) -> CandleEvent:
+        position = self._position[i]
+        action_type, leg = _EVENT_ACTIONS[int(position["event"])]
+        fill = self._fill(
+            i,
+            quantity_decimal(position["event_quantity"], self.instruments[i]),
+            float(position["event_price"]),
+            float(position["event_fee"]),
+            float(position["event_pnl"]),
+            leg,
+            time_ms,
+            liquidation=action_type is ActionType.LIQUIDATION,
+        )
+        return CandleEvent(action_type, fill)
+
+    def _fill(
+        self,
+        i: int,
+        signed: Decimal,
+        price: float,
+        fee: float,
+        pnl: float,
+        leg: Leg,
+        time_ms: int,
+        *,
+        liquidation: bool = False,
+    ) -> Fill:
+        symbol = self.symbols[i]
+        number = str(int(self._position[i]["fills"]))
+        return Fill(
+            symbol=symbol,
+            trade_id=number,
+            order_id=number,
+            client_order_id=f"{self.agent}_{symbol}_{self.time_ms}{leg}",
+            side=Side.BUY if signed > 0 else Side.SELL,
+            quantity=abs(signed),
+            price=to_decimal(price),
+            commission=to_decimal(fee),
+            realized_pnl=to_decimal(pnl),
+            time_ms=time_ms,
+            liquidation=liquidation,
+            leg=leg,
+            agent=self.agent,
+            exchange="simulation",
+        )
+
+    def _take_funding(self) -> dict[str, Decimal]:
+        """Funding by symbol since it was last taken."""
+        taken = {}
+        for i, symbol in enumerate(self.symbols):
+            total = float(self._position[i]["funding"])
+            taken[symbol] = to_decimal(total - self._funding_seen[i])
+            self._funding_seen[i] = total
+        return taken
+
+    def totals(self) -> Mapping[str, float]:
+        """Sums since reset: fees, funding, realized_pnl, insurance, trades, liquidations, drawdowns."""
+        row = self._account[0]
+        return {str(name): float(row[name]) for name in row.dtype.names}
+
+
+def _position(row: Any, instrument: Instrument, close: float) -> Position:
+    return Position(
+        symbol=instrument.symbol,
+        quantity=quantity_decimal(row["quantity"], instrument),
+        entry_price=to_decimal(row["entry_price"]),
+        mark_price=to_decimal(close),
+        protection=Protection(
+            stop_price=to_decimal(row["stop_price"]) if row["stop_price"] else None,
+            take_profit_price=to_decimal(row["take_profit_price"]) if row["take_profit_price"] else None,
+            guard_price=to_decimal(row["guard_price"]) if row["guard_price"] else None,
+        ),
+        candles_held=int(row["candles_held"]),
+    )

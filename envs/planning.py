@@ -1,0 +1,136 @@
+"""From an action to a plan of rounded orders: one function for the simulated and the live environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs import kernel
+from envs.account import (
+    ActionType,
+    Leg,
+    Order,
+    Plan,
+    PlannedOrder,
+    Protection,
+    Side,
+    classify,
+)
+from envs.errors import ActionError
+from envs.instruments import Instrument
+from envs.settings import EnvConfig, config_record, symbol_table
+
+_CUT_NOTES = (
+    (kernel.CUT_GROSS, "scaled to max_leverage"),
+    (kernel.CUT_BRACKET, "cut to the largest position at this leverage"),
+    (kernel.CUT_MAX_QUANTITY, "cut to the exchange's maximum market order"),
+)
+
+
+def to_decimal(value: float) -> Decimal:
+    """The shortest decimal that reads back as the same float: 0.1 gives Decimal('0.1')."""
+    return Decimal(repr(float(value)))
+
+
+def check_action(action: Any, size: int) -> NDArray[np.float64]:
+    """The action as float64 [size].
+
+    Raises:
+        ActionError: another shape, not numbers, or not finite.
+    """
+    try:
+        vector = np.asarray(action, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ActionError(f"action {action!r} is not a vector of {size} number(s)") from error
+    if vector.shape != (size,):
+        raise ActionError(f"action has shape {vector.shape}; expected ({size},), one entry per symbol")
+    if not np.isfinite(vector).all():
+        raise ActionError(f"action {vector.tolist()} is not finite; the step is refused")
+    return vector
+
+
+class Planner:
+    """Sizes and rounds orders for one account by the kernel's `plan_orders`."""
+
+    def __init__(self, config: EnvConfig, instruments: Sequence[Instrument]) -> None:
+        self.instruments = tuple(instruments)
+        self.config_record = config_record(config)
+        self.symbol_table = symbol_table(self.instruments, config)
+
+    def plan(
+        self,
+        action: Any,
+        *,
+        step: int,
+        candle_close_ms: int,
+        equity_usdt: float,
+        position: Any,
+        close: NDArray[np.float64],
+        order: Any,
+    ) -> Plan:
+        """The plan for `action` (float [n]).
+
+        `position` is [n] of POSITION_DTYPE and `close` [n] the closes decided on; `order` [n] of ORDER_DTYPE is
+        overwritten.
+
+        Raises:
+            ActionError: the action has another shape or is not finite.
+        """
+        vector = check_action(action, len(self.instruments))
+        kernel.plan_orders(
+            self.config_record[0], self.symbol_table, position, equity_usdt, close, vector, order
+        )
+        entries = tuple(
+            self._entry(instrument, float(vector[i]), position[i], float(close[i]), order[i])
+            for i, instrument in enumerate(self.instruments)
+        )
+        return Plan(step=step, candle_close_ms=candle_close_ms, entries=entries)
+
+    def _entry(
+        self, instrument: Instrument, action: float, position: Any, close: float, row: Any
+    ) -> PlannedOrder:
+        held = quantity_decimal(position["quantity"], instrument)
+        price = to_decimal(close)
+        code = row["code"]
+        if code == kernel.PLAN_HOLD:
+            return PlannedOrder(instrument.symbol, action, ActionType.HOLD, None, held, price)
+        quantity = quantity_decimal(row["quantity"], instrument)
+        if code == kernel.PLAN_BELOW_MINIMUM:
+            note = (
+                f"order of {abs(quantity)} {instrument.base_asset} is worth {abs(quantity) * price:f} USDT, below the "
+                f"minimum notional of {instrument.min_notional_usdt}"
+            )
+            kind = classify(held, held + quantity)
+            return PlannedOrder(instrument.symbol, action, kind, None, held, price, note=note, skipped=True)
+        target = quantity_decimal(row["target"], instrument)
+        order = Order(
+            symbol=instrument.symbol,
+            side=Side.BUY if quantity > 0 else Side.SELL,
+            quantity=abs(quantity),
+            reduce_only=held * quantity < 0 and abs(quantity) <= abs(held),
+            leg=Leg.ORDER,
+        )
+        protection = None
+        if row["set_triggers"]:
+            protection = Protection(
+                stop_price=_trigger_price(row["stop_price"], instrument),
+                take_profit_price=_trigger_price(row["take_profit_price"], instrument),
+            )
+        note = "; ".join(text for flag, text in _CUT_NOTES if row["cut"] & flag)
+        kind = classify(held, target)
+        return PlannedOrder(instrument.symbol, action, kind, order, target, price, protection, note)
+
+
+def quantity_decimal(value: float, instrument: Instrument) -> Decimal:
+    """A float quantity that lies on the step grid, as an exact Decimal."""
+    return (to_decimal(value) / instrument.step_size).to_integral_value() * instrument.step_size
+
+
+def _trigger_price(value: float, instrument: Instrument) -> Decimal | None:
+    if value == 0.0:
+        return None
+    return (to_decimal(value) / instrument.tick_size).to_integral_value() * instrument.tick_size

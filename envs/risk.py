@@ -1,0 +1,331 @@
+"""Risk limits, their persisted state, and the judgement of one planned order.
+
+`judge` is a pure function: the wrapper `RiskControl` (envs/wrappers.py) feeds it and acts on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from envs.account import (
+    ZERO,
+    AccountSnapshot,
+    Approved,
+    PlannedOrder,
+    Protection,
+    Refused,
+    classify,
+)
+from envs.config import StrictModel
+from envs.errors import ConfigError
+from envs.instruments import Instrument
+from envs.planning import to_decimal
+
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
+
+
+class RiskLimits(StrictModel):
+    """Limits between the agent and the exchange. None switches a limit off.
+
+    max_drawdown_fraction: 1 - equity / peak equity at which the emergency protocol closes everything.
+    daily_loss_fraction: loss since the first candle of the UTC day beyond which positions may only shrink.
+    max_leverage: largest gross notional after an order, as a multiple of equity.
+    max_position_notional_usdt, max_order_notional_usdt: per symbol; an order is cut down to them.
+    max_orders_per_hour: orders that enlarge positions, over the last hour of candle time.
+    allowed_symbols: None allows every symbol of the environment.
+    protective_stop: keep a stop at the price where the drawdown limit would be reached.
+    emergency_tries, emergency_delay_s: tries to get flat, and the first wait between them; it doubles.
+    """
+
+    max_drawdown_fraction: float | None = Field(None, gt=0.0, le=1.0)
+    daily_loss_fraction: float | None = Field(None, gt=0.0, le=1.0)
+    max_leverage: float | None = Field(None, gt=0.0)
+    max_position_notional_usdt: float | None = Field(None, gt=0.0)
+    max_order_notional_usdt: float | None = Field(None, gt=0.0)
+    max_orders_per_hour: int | None = Field(None, ge=1)
+    allowed_symbols: tuple[str, ...] | None = None
+    protective_stop: bool = False
+    emergency_tries: int = Field(5, ge=1, le=50)
+    emergency_delay_s: float = Field(1.0, ge=0.0, le=60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RiskState:
+    """What the risk layer must remember across restarts. Money in USDT, times in UTC ms."""
+
+    initial_equity_usdt: Decimal
+    peak_equity_usdt: Decimal
+    day_start_ms: int
+    day_start_equity_usdt: Decimal
+    max_drawdown_fraction: Decimal = ZERO
+    order_times_ms: tuple[int, ...] = ()
+    halted_reason: str = ""
+    last_candle_close_ms: int = 0
+
+    def marked(self, equity_usdt: Decimal, time_ms: int) -> RiskState:
+        """The state after seeing `equity_usdt` at the close `time_ms`."""
+        peak = max(self.peak_equity_usdt, equity_usdt)
+        drawdown = drawdown_fraction(equity_usdt, peak)
+        day_start = time_ms - time_ms % _DAY_MS
+        new_day = day_start > self.day_start_ms
+        return replace(
+            self,
+            peak_equity_usdt=peak,
+            max_drawdown_fraction=max(self.max_drawdown_fraction, drawdown),
+            day_start_ms=day_start if new_day else self.day_start_ms,
+            day_start_equity_usdt=equity_usdt if new_day else self.day_start_equity_usdt,
+            order_times_ms=tuple(t for t in self.order_times_ms if time_ms - t < _HOUR_MS),
+            last_candle_close_ms=time_ms,
+        )
+
+
+def drawdown_fraction(equity_usdt: Decimal, peak_usdt: Decimal) -> Decimal:
+    """1 - equity / peak; 0 at a new peak, above 1 for a debt."""
+    return ZERO if peak_usdt <= 0 else 1 - equity_usdt / peak_usdt
+
+
+def fresh_state(equity_usdt: Decimal, time_ms: int) -> RiskState:
+    """The state of an account seen for the first time."""
+    return RiskState(
+        initial_equity_usdt=equity_usdt,
+        peak_equity_usdt=equity_usdt,
+        day_start_ms=time_ms - time_ms % _DAY_MS,
+        day_start_equity_usdt=equity_usdt,
+        last_candle_close_ms=time_ms,
+    )
+
+
+class RiskStore(Protocol):
+    """Where the risk state survives a restart."""
+
+    def load(self) -> RiskState | None:
+        """The stored state, or None when there is none yet."""
+
+    def save(self, state: RiskState) -> None:
+        """Store `state` atomically."""
+
+
+class FileRiskStore:
+    """The risk state as a JSON file, replaced atomically."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> RiskState | None:
+        """See `RiskStore.load`.
+
+        Raises:
+            ConfigError: the file is damaged. It is never guessed at: it holds the peak and the halt.
+        """
+        try:
+            values = json.loads(self.path.read_text(encoding="utf-8"))
+            return RiskState(
+                initial_equity_usdt=Decimal(values["initial_equity_usdt"]),
+                peak_equity_usdt=Decimal(values["peak_equity_usdt"]),
+                day_start_ms=int(values["day_start_ms"]),
+                day_start_equity_usdt=Decimal(values["day_start_equity_usdt"]),
+                max_drawdown_fraction=Decimal(values["max_drawdown_fraction"]),
+                order_times_ms=tuple(int(t) for t in values["order_times_ms"]),
+                halted_reason=str(values["halted_reason"]),
+                last_candle_close_ms=int(values["last_candle_close_ms"]),
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+            raise ConfigError(
+                f"risk state {self.path} cannot be read ({error}): it holds the peak equity and whether the run is "
+                "halted; restore it, or delete it to start from the account's equity of today"
+            ) from error
+
+    def save(self, state: RiskState) -> None:
+        """See `RiskStore.save`."""
+        values: dict[str, Any] = {
+            name: str(value) if isinstance(value, Decimal) else value
+            for name in RiskState.__dataclass_fields__
+            for value in (getattr(state, name),)
+        }
+        temporary = self.path.with_suffix(".tmp")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(values, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class RiskContext:
+    """What an order is judged against.
+
+    Attributes:
+        account: before the step's orders, marked at the close decided on.
+        quantities: signed position per symbol, counting the orders of this step approved so far.
+        leverage: leverage setting at the exchange, per symbol.
+    """
+
+    limits: RiskLimits
+    state: RiskState
+    account: AccountSnapshot
+    instruments: Mapping[str, Instrument]
+    leverage: Mapping[str, int]
+    quantities: Mapping[str, Decimal]
+    stale_symbols: frozenset[str] = field(default_factory=frozenset)
+
+
+def judge(entry: PlannedOrder, context: RiskContext) -> Approved[PlannedOrder] | Refused:
+    """Approve, reduce or refuse one planned order that has an order.
+
+    Orders that only shrink a position pass every check that exists to stop positions from growing: it must
+    always be possible to take risk off.
+    """
+    order = entry.order
+    if order is None:
+        return Approved(entry)
+    limits, state, account = context.limits, context.state, context.account
+    symbol = entry.symbol
+    if state.halted_reason:
+        return Refused("halted", "not halted", state.halted_reason)
+    if symbol in context.stale_symbols:
+        return Refused("stale_candle", "a closed candle of this step", "none arrived")
+    held = context.quantities[symbol]
+    if held * order.signed_quantity < 0 and order.quantity <= abs(held):
+        return Approved(entry)
+    equity = account.equity_usdt
+    reasons: list[str] = []
+    target = held + order.signed_quantity
+
+    # Where growing is forbidden, a flip still may close.
+    closing = ZERO if held * order.signed_quantity < 0 else None
+    drawdown = drawdown_fraction(equity, state.peak_equity_usdt)
+    if limits.max_drawdown_fraction is not None and drawdown >= to_decimal(limits.max_drawdown_fraction):
+        refusal = Refused("max_drawdown", str(limits.max_drawdown_fraction), f"{drawdown:.6f}")
+        return _to_close(entry, context, refusal, closing)
+    if limits.daily_loss_fraction is not None:
+        loss = drawdown_fraction(equity, state.day_start_equity_usdt)
+        if loss >= to_decimal(limits.daily_loss_fraction):
+            refusal = Refused("daily_loss", str(limits.daily_loss_fraction), f"{loss:.6f}")
+            return _to_close(entry, context, refusal, closing)
+    if limits.max_orders_per_hour is not None:
+        recent = sum(1 for t in state.order_times_ms if account.time_ms - t < _HOUR_MS)
+        if recent >= limits.max_orders_per_hour:
+            refusal = Refused("orders_per_hour", str(limits.max_orders_per_hour), str(recent))
+            return _to_close(entry, context, refusal, closing)
+    if limits.allowed_symbols is not None and symbol not in limits.allowed_symbols:
+        refusal = Refused("symbol_allowed", ", ".join(limits.allowed_symbols) or "none", symbol)
+        return _to_close(entry, context, refusal, closing)
+
+    price = entry.price
+    caps: list[tuple[str, Decimal]] = []  # largest |target| in base units, by check
+    others = sum(
+        (abs(q) * account.positions[s].mark_price for s, q in context.quantities.items() if s != symbol), ZERO
+    )
+    if limits.max_leverage is not None:
+        room = to_decimal(limits.max_leverage) * max(equity, ZERO) - others
+        caps.append(("max_leverage", max(room, ZERO) / price))
+    if limits.max_position_notional_usdt is not None:
+        caps.append(("max_position_notional", to_decimal(limits.max_position_notional_usdt) / price))
+    margins = sum(
+        (
+            abs(q) * account.positions[s].mark_price / context.leverage[s]
+            for s, q in context.quantities.items()
+            if s != symbol
+        ),
+        ZERO,
+    )
+    caps.append(("available_margin", max(equity - margins, ZERO) * context.leverage[symbol] / price))
+    for check, cap in caps:
+        if abs(target) > cap:
+            reasons.append(f"{check} {cap * price:.2f} USDT")
+            target = cap.copy_sign(target)
+    change = target - held
+    if limits.max_order_notional_usdt is not None:
+        most = to_decimal(limits.max_order_notional_usdt) / price
+        if abs(change) > most:
+            reasons.append(f"max_order_notional {limits.max_order_notional_usdt} USDT")
+            change = most.copy_sign(change)
+    if not reasons:
+        return Approved(entry)
+    return _resized(entry, context, change, "; ".join(reasons))
+
+
+def _to_close(
+    entry: PlannedOrder, context: RiskContext, refusal: Refused, closing: Decimal | None
+) -> Approved[PlannedOrder] | Refused:
+    """Refuse, unless the order flips: then it is cut down to closing the position."""
+    if closing is None:
+        return refusal
+    return _resized(entry, context, -context.quantities[entry.symbol], str(refusal))
+
+
+def _resized(
+    entry: PlannedOrder, context: RiskContext, change: Decimal, reason: str
+) -> Approved[PlannedOrder] | Refused:
+    """The entry with a smaller order, or a refusal when what is left is not worth an order."""
+    order = entry.order
+    assert order is not None
+    instrument = context.instruments[entry.symbol]
+    held = context.quantities[entry.symbol]
+    # A cap below what is held would turn the order round: the layer cuts orders, it does not trade by itself.
+    change = instrument.round_quantity(change) if change * order.signed_quantity > 0 else ZERO
+    target = held + change
+    if change == 0 or (target != 0 and abs(change) * entry.price < instrument.min_notional_usdt):
+        check = reason.split(" ", 1)[0].rstrip(":")
+        return Refused(check, reason, f"{order.quantity} {instrument.base_asset}")
+    resized = replace(
+        entry,
+        action_type=classify(held, target),
+        order=replace(
+            order, quantity=abs(change), reduce_only=held * change < 0 and abs(change) <= abs(held)
+        ),
+        target_quantity=target,
+        protection=entry.protection if target != 0 else None,
+        note="; ".join(part for part in (entry.note, f"reduced by {reason}") if part),
+    )
+    return Approved(resized, reduced_from=entry, reason=reason)
+
+
+def guard_prices(
+    quantities: Mapping[str, Decimal],
+    account: AccountSnapshot,
+    *,
+    peak_equity_usdt: Decimal,
+    limit_fraction: Decimal,
+    cost_fraction: Decimal,
+    instruments: Mapping[str, Instrument],
+) -> dict[str, Decimal]:
+    """Stop prices at which the drawdown limit would be reached, if every position moved against us alike.
+
+    With room = equity - peak * (1 - limit) and gross = sum |q| * close, the common adverse move is
+    r = (room - cost * gross) / gross, cost being fee and slippage of closing; a long's stop is close * (1 - r),
+    a short's close * (1 + r), on the tick nearer to the price. A long whose stop would not be above zero has
+    none.
+    """
+    gross = sum((abs(q) * account.positions[s].mark_price for s, q in quantities.items()), ZERO)
+    if gross == 0:
+        return {}
+    room = account.equity_usdt - peak_equity_usdt * (1 - limit_fraction)
+    move = max(ZERO, room / gross - cost_fraction)
+    prices = {}
+    for symbol, quantity in quantities.items():
+        if quantity == 0:
+            continue
+        close = account.positions[symbol].mark_price
+        raw = close * (1 - move) if quantity > 0 else close * (1 + move)
+        if raw > 0:
+            prices[symbol] = instruments[symbol].round_price(raw, up=quantity > 0)
+    return prices
+
+
+def with_guard(entry: PlannedOrder, current: Protection, guard: Decimal | None) -> PlannedOrder:
+    """The entry with the protective stop added to the triggers that it sets, or to those already there."""
+    base = entry.protection if entry.protection is not None else current
+    return replace(entry, protection=replace(base, guard_price=guard))
