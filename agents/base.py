@@ -1,0 +1,60 @@
+"""The agent's contract, and what an agent asks of its environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from envs.base import Action, Observation
+from envs.features import FeatureConfig
+from envs.observation import ObservationSpec
+from envs.risk import RiskLimits
+from envs.scaler import FeatureScaler
+from envs.settings import EnvConfig
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """Decides once per closed candle.
+
+    Attributes:
+        name: short, `[A-Za-z0-9.-]+`; it names the agent in the step log and in client order ids.
+    """
+
+    name: str
+
+    def reset(self, spec: ObservationSpec, *, seed: int | None = None) -> None:
+        """Begin an episode on an environment with this observation.
+
+        Raises:
+            ObservationMismatchError: the agent cannot read this observation.
+        """
+
+    def act(self, observation: Observation, info: dict[str, Any]) -> Action:
+        """The action for this observation, in the environment's action space."""
+
+    def close(self) -> None:
+        """Give back what the agent holds."""
+
+
+@dataclass(frozen=True)
+class AgentSetup:
+    """An agent and the environment that it is meant for: enough to build a backtest's or a live env.
+
+    Attributes:
+        agent: the agent.
+        env: settings of its environment.
+        features: the indicators of its observation.
+        scaler: of the training run; None leaves features unscaled.
+        limits: the risk limits that apply unless the user gives others.
+        train_id: the training run it comes from, if any.
+        max_steps: steps after which the agent has nothing left to say; None when it always has.
+    """
+
+    agent: Agent
+    env: EnvConfig
+    features: FeatureConfig
+    scaler: FeatureScaler | None = None
+    limits: RiskLimits = field(default_factory=RiskLimits)
+    train_id: str | None = None
+    max_steps: int | None = None
