@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,11 +101,21 @@ class Findings:
     memory: int
 
 
+@contextmanager
+def _library() -> Iterator[Any]:
+    """The library, with the warnings muted that are for its authors (it lags behind pandas)."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, RuntimeWarning):
+            warnings.simplefilter("ignore", category)
+        import pandas_ta_classic
+
+        yield pandas_ta_classic
+
+
 @cache
 def _kinds() -> tuple[str, ...]:
-    import pandas_ta_classic as library
-
-    return tuple(sorted({kind for kinds in library.Category.values() for kind in kinds}))
+    with _library() as library:
+        return tuple(sorted({kind for kinds in library.Category.values() for kind in kinds}))
 
 
 def run_pandas_ta(kind: str, params: dict[str, Parameter], candles: CandleSet) -> dict[str, Floats]:
@@ -112,9 +125,9 @@ def run_pandas_ta(kind: str, params: dict[str, Parameter], candles: CandleSet) -
         ConfigError: it needs inputs other than candles, an unknown parameter, or it fails.
     """
     import pandas as pd
-    import pandas_ta_classic as library
 
-    function = getattr(library, kind)
+    with _library() as library:
+        function = getattr(library, kind)
     accepted = inspect.signature(function).parameters
     label = f"features: pandas_ta {kind}"
     unknown = [key for key in params if key not in accepted or key in _INPUTS]
@@ -133,7 +146,8 @@ def run_pandas_ta(kind: str, params: dict[str, Parameter], candles: CandleSet) -
         if key in accepted
     }
     try:
-        result = function(**inputs, **params)
+        with _library():
+            result = function(**inputs, **params)
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{label}: it fails with {params}: {error}") from error
     return _named_columns(kind, result)
