@@ -28,13 +28,13 @@ from envs.indicators import Floats, Indicator, Period
 from envs.time_grid import MINUTE_MS
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 Parameter = bool | int | float | str
 
 _INPUTS = ("open_", "open", "high", "low", "close", "volume")
 _SAMPLE_ROWS = 6000
-_LONGEST_MEMORY = 4000
+_LONGEST_MEMORY = 2500
 _AGREES = 1e-9
 
 
@@ -161,7 +161,9 @@ def _named_columns(kind: str, result: Any) -> dict[str, Floats]:
         result = result[0]
     if result is None:
         return {}
-    frame: pd.DataFrame = result.to_frame(result.name or kind) if isinstance(result, pd.Series) else result
+    if not isinstance(result, pd.Series | pd.DataFrame):
+        raise ConfigError(f"features: pandas_ta {kind}: it gives no columns of numbers; choose another")
+    frame = result.to_frame(result.name or kind) if isinstance(result, pd.Series) else result
     return {str(name): frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in frame.columns}
 
 
@@ -232,20 +234,21 @@ def _refuse_undefined(label: str, columns: tuple[str, ...], full: Floats) -> Non
 def _measure_memory(label: str, full: Floats, warmup: int, values: Any) -> int:
     sample = _sample()
     scale = np.nanmax(np.abs(full[_SAMPLE_ROWS // 2 :]), axis=0)
-    rows = np.linspace(_LONGEST_MEMORY, _SAMPLE_ROWS - 1, 12).astype(int)
 
-    def enough(length: int) -> bool:
+    def enough(length: int, rows: range) -> bool:
         for row in rows:
-            last = values(sample.rows(int(row) + 1 - length, int(row) + 1))[-1]
+            last = values(sample.rows(row + 1 - length, row + 1))[-1]
             if not (np.abs(last - full[row]) <= _AGREES * scale).all():
                 return False
         return True
 
+    few = range(_LONGEST_MEMORY, _SAMPLE_ROWS, 307)
+    many = range(_LONGEST_MEMORY, _SAMPLE_ROWS, 61)
     length = warmup + 1
     while length <= _LONGEST_MEMORY:
-        if enough(length):
-            # How far back it reaches may depend on the candles, so half as much again.
-            return min(length + length // 2, _LONGEST_MEMORY)
+        if enough(length, few) and enough(length, many):
+            # How far back it reaches may depend on the candles, so twice as many.
+            return 2 * length
         length += max(length // 4, 4)
     raise ConfigError(
         f"{label}: {_LONGEST_MEMORY} candles are not enough for its last row: it seems to depend on the whole "
