@@ -368,7 +368,11 @@ class EmergencyReport:
 
 @dataclass(frozen=True, slots=True)
 class CandleEvent:
-    """A fill that the exchange made by itself while a candle played: stop, take-profit or liquidation."""
+    """A fill that no step asked for: a stop, take-profit or liquidation, or an order from elsewhere.
+
+    `note` goes into the step log's `error` column.
+    """
 
     action_type: ActionType
     fill: Fill
+    note: str = ""

@@ -382,6 +382,8 @@ class StepLog(TradingWrapper):
         self._reward = dict.fromkeys(self.symbols, 0.0)
         self._funding = dict.fromkeys(self.symbols, ZERO)
         self._ended = False
+        for event in info.get("events", ()):
+            self._write_event(event, account)
         report = info.get("emergency")
         if report is not None:
             self._write_emergency(report)
@@ -460,6 +462,7 @@ class StepLog(TradingWrapper):
             action_type=event.action_type,
             operation=fill.side.value,
             result=OrderStatus.FILLED,
+            error=event.note,
             trade_id=fill.trade_id,
             quantity=fill.quantity,
             fill_price=fill.price,

@@ -1,0 +1,155 @@
+"""Closed candles of all symbols, step by step: from the stream, with what is missing filled from REST."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from envs.errors import MarketDataError
+from live.exchange.base import Candle, Exchange
+from live.history import LiveHistory
+
+# How long a step waits for the other symbols once the first candle is there, before it asks REST.
+_SYMBOL_WAIT_S = 2.0
+_DAY_MS = 86_400_000
+
+
+class CandleFeed:
+    """Delivers one closed candle per symbol and step, in order, each once.
+
+    Attributes:
+        stale: symbols whose candle did not come in this step; the last price stands in, without volume.
+        exhausted: a replay has no further candle.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        history: LiveHistory,
+        request_candle: Callable[[], Awaitable[bool]] | None,
+    ) -> None:
+        self._exchange = exchange
+        self._history = history
+        self._request_candle = request_candle
+        self._stream: AsyncIterator[Candle] | None = None
+        self._next: asyncio.Task[Candle] | None = None
+        self._stop = asyncio.Event()
+        self._early: dict[tuple[int, str], Candle] = {}
+        self.stale: tuple[str, ...] = ()
+        self.exhausted = False
+
+    async def start(self) -> None:
+        """Load closed candles and funding rates, and open the stream behind them."""
+        history = self._history
+        interval = history.interval_ms
+        limit = history.candles_needed + 1
+        loaded = await asyncio.gather(
+            *(self._exchange.candles(symbol, interval, limit=limit) for symbol in history.symbols)
+        )
+        candles = dict(zip(history.symbols, loaded, strict=True))
+        if not all(candles.values()):
+            raise MarketDataError("the exchange has no closed candle of " + ", ".join(history.symbols))
+        # Asked around a close, one symbol may already have the new candle and another not.
+        last = min(rows[-1].open_time_ms for rows in candles.values())
+        candles = {s: [row for row in rows if row.open_time_ms <= last] for s, rows in candles.items()}
+        if history.uses_funding:
+            reach_ms = max(history.candles_needed * interval, (history.settlements_needed + 2) * _DAY_MS)
+            await self._load_funding(last + interval - 1 - reach_ms, last + interval - 1)
+        history.load(candles)
+        self._stream = self._exchange.stream_candles(history.symbols, interval, after_ms=last)
+
+    async def _load_funding(self, start_ms: int, end_ms: int) -> None:
+        rates = await asyncio.gather(
+            *(
+                self._exchange.funding_rates(
+                    symbol, max(start_ms, self._history.last_funding_ms(symbol) + 1), end_ms
+                )
+                for symbol in self._history.symbols
+            )
+        )
+        for series in rates:
+            self._history.add_funding(series)
+
+    async def next_candles(self) -> dict[str, Candle] | None:
+        """Wait for the next candle of every symbol and add it to the history; None when asked to stop.
+
+        Raises:
+            MarketDataError: the stream ended with a hole that could not be filled.
+        """
+        if self._request_candle is not None:
+            self.exhausted = not await self._request_candle()
+        history = self._history
+        wanted_ms = history.last_open_ms + history.interval_ms
+        got = {s: self._early.pop((wanted_ms, s)) for s in history.symbols if (wanted_ms, s) in self._early}
+        while len(got) < len(history.symbols):
+            candle = await self._take(_SYMBOL_WAIT_S if got else None)
+            if candle is None:
+                if self._stop.is_set():
+                    return None
+                break
+            if candle.open_time_ms == wanted_ms:
+                got[candle.symbol] = candle
+            elif candle.open_time_ms > wanted_ms:
+                self._early[candle.open_time_ms, candle.symbol] = candle
+                if not got:
+                    # Another symbol is a whole candle ahead: what is missing here is not coming by stream.
+                    break
+        await self._fill_missing(got, wanted_ms)
+        if history.uses_funding:
+            await self._load_funding(0, wanted_ms + history.interval_ms - 1)
+        history.append(got)
+        return got
+
+    async def _take(self, timeout_s: float | None) -> Candle | None:
+        """The stream's next candle; None on a stop or after `timeout_s`."""
+        assert self._stream is not None
+        if self._next is None:
+            self._next = asyncio.ensure_future(_anext(self._stream))
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {self._next, stop}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stop.cancel()
+        if self._next in done:
+            task, self._next = self._next, None
+            return task.result()
+        return None
+
+    async def _fill_missing(self, got: dict[str, Candle], wanted_ms: int) -> None:
+        history = self._history
+        missing = [symbol for symbol in history.symbols if symbol not in got]
+        stale = []
+        for symbol in missing:
+            rows = await self._exchange.candles(
+                symbol, history.interval_ms, start_ms=wanted_ms, end_ms=wanted_ms, limit=1
+            )
+            if rows and rows[0].open_time_ms == wanted_ms:
+                got[symbol] = rows[0]
+                continue
+            price = float(history.closes[history.symbols.index(symbol)])
+            got[symbol] = Candle(symbol, wanted_ms, history.interval_ms, price, price, price, price, 0.0)
+            stale.append(symbol)
+        self.stale = tuple(stale)
+
+    def stop(self) -> None:
+        """End the current and every later wait."""
+        self._stop.set()
+
+    async def close(self) -> None:
+        """End the stream."""
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.gather(self._next, return_exceptions=True)
+            self._next = None
+        aclose = getattr(self._stream, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+
+async def _anext(stream: AsyncIterator[Candle]) -> Candle:
+    try:
+        return await anext(stream)
+    except StopAsyncIteration:
+        raise MarketDataError("the candle stream ended; restart to continue from the last candle") from None

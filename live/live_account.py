@@ -1,0 +1,182 @@
+"""The account of a live run, point in time: what was booked by a candle's close, and what came after."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from decimal import Decimal
+
+from envs.account import ZERO, Fill
+from live.exchange.base import Exchange, ExchangeAccount, FundingPayment
+
+_log = logging.getLogger(__name__)
+
+_HOUR_MS = 3_600_000
+# Settlements are booked seconds after the hour: keep asking for a while.
+_FUNDING_DELAY_MS = 10 * 60_000
+
+
+class LiveAccount:
+    """Wallet, positions and funding, read from the exchange and split at candle boundaries.
+
+    A settlement at the open of candle t+1 is not part of the account at the close of candle t, however soon the
+    exchange books it: it waits in `_pending` until the step's orders are done.
+    """
+
+    def __init__(self, exchange: Exchange, symbols: Sequence[str], agent: str) -> None:
+        self._exchange = exchange
+        self._symbols = tuple(symbols)
+        self._agent = agent
+        self.wallet_usdt = ZERO
+        self._booked_usdt = ZERO  # the exchange's wallet as it was last read
+        self._positions: dict[str, tuple[Decimal, Decimal]] = dict.fromkeys(symbols, (ZERO, ZERO))
+        self._pending: dict[str, Decimal] = dict.fromkeys(symbols, ZERO)
+        self._last_trade: dict[str, int] = {}
+        self._history: dict[str, list[Fill]] = {}
+        self._funding_since_ms = 0
+        self._funding_seen: set[tuple[str, int, str]] = set()
+        self._begin_ms = 0
+
+    def position(self, symbol: str) -> tuple[Decimal, Decimal]:
+        """Signed quantity and entry price."""
+        return self._positions[symbol]
+
+    async def begin(
+        self, boundary_ms: int, *, logged: Collection[tuple[str, str]], since_ms: int
+    ) -> list[Fill]:
+        """Read the account for the first time.
+
+        Args:
+            boundary_ms: open time of the candle that is forming.
+            logged: (symbol, trade id) of the fills already in a step log.
+            since_ms: fills from here on must be in a step log; 0 for a new run, whose history is not its own.
+
+        Returns:
+            the fills that are in no step log, in order of time.
+        """
+        self._begin_ms = boundary_ms
+        histories = await asyncio.gather(*(self._exchange.fills(symbol) for symbol in self._symbols))
+        unlogged = []
+        for symbol, fills in zip(self._symbols, histories, strict=True):
+            self._history[symbol] = fills
+            if fills:
+                self._last_trade[symbol] = int(fills[-1].trade_id)
+            if since_ms:
+                unlogged += [f for f in fills if f.time_ms >= since_ms and (symbol, f.trade_id) not in logged]
+        self._funding_since_ms = boundary_ms - _HOUR_MS
+        payments = await self._exchange.funding_payments(since_ms=self._funding_since_ms)
+        later = []
+        for payment in payments:
+            self._funding_seen.add(_key(payment))
+            if payment.time_ms >= boundary_ms:
+                later.append(payment)
+        self._take(await self._exchange.account())
+        self._set_pending(later)
+        return sorted(unlogged, key=lambda f: (f.time_ms, int(f.trade_id)))
+
+    def candles_held(self, symbol: str, boundary_ms: int, interval_ms: int) -> int:
+        """Candles that the position was held for when the run began, from the fills that the exchange keeps."""
+        quantity, _ = self._positions[symbol]
+        if quantity == 0:
+            return 0
+        fills = self._history[symbol]
+        running = quantity - sum((f.signed_quantity for f in fills), ZERO)
+        opened_ms = fills[0].time_ms if fills else boundary_ms
+        for fill in fills:
+            after = running + fill.signed_quantity
+            if running * after <= 0:
+                opened_ms = fill.time_ms
+            running = after
+        return max(0, (boundary_ms - opened_ms + opened_ms % interval_ms) // interval_ms)
+
+    async def refresh(self) -> None:
+        """Read wallet and positions; nothing is attributed."""
+        self._take(await self._exchange.account())
+
+    async def after_orders(self, fills: Sequence[Fill]) -> dict[str, Decimal]:
+        """Read the account after a step's orders; returns the funding that fell on the candle's open, by symbol."""
+        for fill in fills:
+            self._last_trade[fill.symbol] = max(self._last_trade.get(fill.symbol, 0), int(fill.trade_id))
+        self._take(await self._exchange.account())
+        funding = self._pending
+        self._pending = dict.fromkeys(self._symbols, ZERO)
+        self.wallet_usdt = self._booked_usdt
+        return funding
+
+    async def after_candle(self, boundary_ms: int) -> tuple[list[Fill], dict[str, Decimal]]:
+        """Read what happened while a candle played: fills that no step asked for, and funding, by symbol.
+
+        `boundary_ms` is the open time of the next candle: what is dated from there on belongs to the next step.
+        """
+        before = {symbol: self._positions[symbol][0] for symbol in self._symbols}
+        booked = self._booked_usdt
+        payments: list[FundingPayment] = []
+        if boundary_ms % _HOUR_MS <= _FUNDING_DELAY_MS:
+            payments = await self._new_payments()
+        account = await self._exchange.account()
+        if account.wallet_usdt != booked + sum((p.amount_usdt for p in payments), ZERO):
+            payments += await self._new_payments()
+        self._take(account)
+        explained = booked + sum((p.amount_usdt for p in payments), ZERO)
+        moved = [s for s in self._symbols if self._positions[s][0] != before[s]]
+        asked = moved if account.wallet_usdt == explained else self._symbols
+        fills = [fill for symbol in asked for fill in await self._new_fills(symbol)]
+        explained += sum((f.realized_pnl - f.commission for f in fills), ZERO)
+        if account.wallet_usdt != explained:
+            _log.info(
+                "wallet changed by %s USDT beside fills and funding (a transfer, or a fee in flight)",
+                account.wallet_usdt - explained,
+            )
+        inner = dict.fromkeys(self._symbols, ZERO)
+        later = []
+        for payment in payments:
+            if payment.symbol not in inner:
+                continue
+            if payment.time_ms < boundary_ms:
+                inner[payment.symbol] += payment.amount_usdt
+            else:
+                later.append(payment)
+        self._set_pending(later)
+        return sorted(fills, key=lambda f: f.time_ms), inner
+
+    def _take(self, account: ExchangeAccount) -> None:
+        self._booked_usdt = account.wallet_usdt
+        self.wallet_usdt = account.wallet_usdt - sum(self._pending.values(), ZERO)
+        for symbol in self._symbols:
+            position = account.positions.get(symbol)
+            self._positions[symbol] = (
+                (ZERO, ZERO) if position is None else (position.quantity, position.entry_price)
+            )
+
+    def _set_pending(self, payments: Sequence[FundingPayment]) -> None:
+        self._pending = dict.fromkeys(self._symbols, ZERO)
+        for payment in payments:
+            if payment.symbol in self._pending:
+                self._pending[payment.symbol] += payment.amount_usdt
+        self.wallet_usdt = self._booked_usdt - sum(self._pending.values(), ZERO)
+
+    async def _new_payments(self) -> list[FundingPayment]:
+        payments = await self._exchange.funding_payments(since_ms=self._funding_since_ms)
+        fresh = [payment for payment in payments if _key(payment) not in self._funding_seen]
+        if fresh:
+            # Keep asking from the newest on: a settlement books all symbols, not all at once.
+            self._funding_since_ms = max(payment.time_ms for payment in fresh) - _FUNDING_DELAY_MS
+            self._funding_seen = {k for k in self._funding_seen if k[1] >= self._funding_since_ms}
+            self._funding_seen.update(_key(payment) for payment in fresh)
+        return fresh
+
+    async def _new_fills(self, symbol: str) -> list[Fill]:
+        last = self._last_trade.get(symbol)
+        if last is None:
+            fills = await self._exchange.fills(symbol, since_ms=self._begin_ms - _HOUR_MS)
+        else:
+            fills = await self._exchange.fills(symbol, from_id=str(last + 1))
+        fills = [fill for fill in fills if last is None or int(fill.trade_id) > last]
+        if fills:
+            self._last_trade[symbol] = int(fills[-1].trade_id)
+        return fills
+
+
+def _key(payment: FundingPayment) -> tuple[str, int, str]:
+    return payment.symbol, payment.time_ms, payment.transaction_id
