@@ -1,0 +1,136 @@
+"""`python -m live.paper`: the paper exchange as a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from envs.candles import CandleSet, load_candles, load_funding
+from envs.errors import ConfigError, PerpgymError
+from envs.market import build_market
+from envs.time_grid import format_time, parse_time_ms
+from live.paper.account import PaperAccount
+from live.paper.exchange import PaperExchange
+from live.paper.feeds import ReplayFeed, synthetic_feed
+from live.paper.runtime import PaperServer
+
+DEFAULT_HISTORY = 1_500
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayFiles:
+    """The files of a replay and the span asked for."""
+
+    candles: list[Path]
+    funding: list[Path]
+    marks: list[Path]
+    symbols: list[str]
+    start: str | None
+
+
+def parse_speed(text: str) -> float | None:
+    """`max` is lock-step (None), else candle time per wall time."""
+    if text == "max":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"speed is {text!r}; give a number (1 is real time) or 'max'") from None
+
+
+def replay_feed(files: ReplayFiles, speed: float | None) -> ReplayFeed:
+    """A feed over recorded candles. Without a start, the first 1500 candles (at most half) are history."""
+    sets = [load_candles(path, symbol=_named(files, path)) for path in files.candles]
+    if files.symbols:
+        sets = [one for one in sets if one.symbol in files.symbols]
+        missing = set(files.symbols) - {one.symbol for one in sets}
+        if missing:
+            raise ConfigError(f"no candles of {', '.join(sorted(missing))} among the files given")
+    funding = {series.symbol: series for series in map(load_funding, files.funding)}
+    marks = {series.symbol: series for series in map(load_candles, files.marks)}
+    known = {one.symbol for one in sets}
+    market = build_market(
+        sets,
+        funding={symbol: series for symbol, series in funding.items() if symbol in known},
+        marks=_only(marks, known),
+    )
+    start_ms = parse_time_ms(files.start)
+    if start_ms is None:
+        index = min(DEFAULT_HISTORY, max(1, len(market) // 2))
+    else:
+        index = int(market.open_time_ms.searchsorted(start_ms))
+        if not 1 <= index < len(market):
+            raise ConfigError(
+                f"--start {files.start} leaves no candle before or after it; the candles run from "
+                f"{format_time(market.open_time_ms[0])} to {format_time(market.open_time_ms[-1])}"
+            )
+    return ReplayFeed(market, index, speed, _only(marks, known))
+
+
+def _only(marks: dict[str, CandleSet], known: set[str]) -> dict[str, CandleSet]:
+    return {symbol: series for symbol, series in marks.items() if symbol in known}
+
+
+def _named(files: ReplayFiles, path: Path) -> str | None:
+    """With one file and one symbol the symbol need not be in the file's name."""
+    return files.symbols[0] if len(files.symbols) == 1 and len(files.candles) == 1 else None
+
+
+@app.command()
+def main(
+    candles: Annotated[
+        list[Path] | None, typer.Option(help="Candle files; none: a synthetic market.")
+    ] = None,
+    funding: Annotated[list[Path] | None, typer.Option(help="Funding files.")] = None,
+    mark: Annotated[list[Path] | None, typer.Option(help="Mark-price candle files.")] = None,
+    symbol: Annotated[list[str] | None, typer.Option(help="Symbols to trade; default: all given.")] = None,
+    start: Annotated[str | None, typer.Option(help="First candle to be played, as 2024-01-01.")] = None,
+    interval: Annotated[str, typer.Option(help="Candle interval of a synthetic market.")] = "1m",
+    seed: Annotated[int, typer.Option(help="Seed of a synthetic market.")] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8899,
+    speed: Annotated[str, typer.Option(help="Candle time per wall time, or max for lock-step.")] = "1",
+    wallet: Annotated[str, typer.Option(help="Opening balance in USDT.")] = "10000",
+    slippage_bps: Annotated[str, typer.Option(help="Slippage of taker fills in basis points.")] = "1",
+    api_key: Annotated[str, typer.Option(help="API key of the account.")] = "paper",
+    api_secret: Annotated[str, typer.Option(help="API secret of the account.")] = "paper",
+) -> None:
+    """Run a Binance USD-M paper exchange until Ctrl+C. Its state lives in memory."""
+    try:
+        pace = parse_speed(speed)
+        if candles:
+            files = ReplayFiles(candles, funding or [], mark or [], symbol or [], start)
+            feed = replay_feed(files, pace)
+        else:
+            feed = synthetic_feed(symbol or ["BTCUSDT"], interval=interval, seed=seed, speed=pace)
+        account = PaperAccount(api_key, api_secret, _decimal("wallet", wallet))
+        exchange = PaperExchange(feed, [account], slippage_bps=_decimal("slippage-bps", slippage_bps))
+        server = PaperServer(exchange, host=host, port=port)
+    except PerpgymError as problem:
+        Console(stderr=True).print(f"error: {problem}", style="red", markup=False)
+        raise typer.Exit(problem.exit_code) from None
+    market = "synthetic market" if feed.market.synthetic else "replay"
+    print(f"paper exchange ({market}): {', '.join(feed.market.symbols)} {exchange.interval}")
+    print(f"from {format_time(feed.start_ms)}, {exchange.remaining} candles, speed {speed}")
+    print(f"REST {server.rest_url}/fapi   streams {server.ws_url}   API key {api_key}")
+    sys.stdout.flush()
+    server.serve()
+
+
+def _decimal(name: str, text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ConfigError(f"--{name} is {text!r}; give a number") from None
+
+
+if __name__ == "__main__":
+    app()

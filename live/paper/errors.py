@@ -1,0 +1,81 @@
+"""What the exchange refuses, with Binance's codes, texts and HTTP statuses."""
+
+from __future__ import annotations
+
+from envs.errors import ExchangeError
+
+# %s stands for a value that the caller gives.
+MESSAGES: dict[int, str] = {
+    -1003: "Too many requests.",
+    -1021: "Timestamp for this request is outside of the recvWindow.",
+    -1022: "Signature for this request is not valid.",
+    -1100: "Illegal characters found in parameter '%s'; legal range is '%s'.",
+    -1102: "Mandatory parameter '%s' was not sent, was empty/null, or malformed.",
+    -1106: "Parameter '%s' sent when not required.",
+    -1111: "Precision is over the maximum defined for this asset.",
+    -1115: "Invalid timeInForce.",
+    -1116: "Invalid orderType.",
+    -1117: "Invalid side.",
+    -1120: "Invalid interval.",
+    -1121: "Invalid symbol.",
+    -1125: "This listenKey does not exist.",
+    -1130: "Data sent for parameter '%s' is not valid.",
+    -1131: "recvWindow must be less than 60000.",
+    -2011: "Unknown order sent.",
+    -2013: "Order does not exist.",
+    -2014: "API-key format invalid.",
+    -2015: "Invalid API-key, IP, or permissions for action.",
+    -2019: "Margin is insufficient.",
+    -2021: "Order would immediately trigger.",
+    -2022: "ReduceOnly Order is rejected.",
+    -2027: "Exceeded the maximum allowable position at current leverage.",
+    -2028: "Leverage is smaller than permitted: insufficient margin balance.",
+    -4002: "Price greater than max price.",
+    -4003: "Quantity less than or equal to zero.",
+    -4004: "Quantity less than min quantity.",
+    -4005: "Quantity greater than max quantity.",
+    -4013: "Price less than min price.",
+    -4014: "Price not increased by tick size.",
+    -4015: "Client order id is not valid.",
+    -4016: "Limit price can't be higher than %s.",
+    -4021: "%s is not a valid depth limit.",
+    -4023: "Quantity not increased by step size.",
+    -4024: "Limit price can't be lower than %s.",
+    -4028: "Leverage %s is not valid",
+    -4045: "Reach max stop order limit.",
+    -4046: "No need to change margin type.",
+    -4059: "No need to change position side.",
+    -4061: "Order's position side does not match user's setting.",
+    -4082: "Invalid number of batch place orders.",
+    -4116: "ClientOrderId is duplicated.",
+    -4120: "Order type not supported for this endpoint. Please use the Algo Order API endpoints instead.",
+    -4137: "Quantity must be zero with closePosition equals true.",
+    -4138: "Reduce only must be true with closePosition equals true.",
+    -4164: "Order's notional must be no smaller than %s (unless you choose reduce only).",
+    -4165: "Invalid time interval: maximum %s days.",
+    -5021: "Due to the order could not be filled immediately, the FOK order has been rejected. "
+    "The order will not be recorded in the order history.",
+    -5022: "Due to the order could not be executed as maker, the Post Only order will be rejected. "
+    "The order will not be recorded in the order history.",
+}
+
+_UNAUTHORIZED = frozenset({-2014, -2015})
+
+
+class ApiError(ExchangeError):
+    """A request refused with Binance's body `{"code": code, "msg": msg}` under `http_status`."""
+
+    code: int
+    http_status: int
+
+    def __init__(self, code: int, msg: str, http_status: int = 400) -> None:
+        super().__init__(msg, code=code, http_status=http_status)
+        self.code = code
+        self.http_status = http_status
+        self.msg = msg
+
+
+def refusal(code: int, *values: object) -> ApiError:
+    """The `ApiError` for one of Binance's codes, its text filled with `values`."""
+    text = MESSAGES[code]
+    return ApiError(code, text % values if values else text, 401 if code in _UNAUTHORIZED else 400)

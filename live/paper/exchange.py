@@ -1,0 +1,249 @@
+"""The running exchange: an engine, a market that moves it, and the streams that tell of it.
+
+Lock-step state machine. At rest the clock stands at `o`, the open time of the next candle k; candle k-1 is
+closed, the last price is open_k, funding at `o` has been booked on the positions held then, and liquidation
+at the open was checked. Orders fill at open_k. `advance` then
+
+1. books the funding inside candle k, 2. plays candle k and sends its user events, at the close time,
+3. sends the closed kline of every symbol, 4. moves to open_{k+1}: funding at the boundary, liquidation check.
+
+After the last candle the price stays at its close and the clock at the open time of the candle that is not
+there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from envs.candles import interval_name
+from envs.instruments import Instrument, default_instruments, get_instruments
+from live.paper import market_events
+from live.paper.account import PaperAccount
+from live.paper.auth import TimeRules
+from live.paper.engine import Engine, EngineSettings
+from live.paper.errors import ApiError
+from live.paper.feeds import ReplayFeed
+from live.paper.history import Forming, MarketHistory
+from live.paper.money import exact
+from live.paper.play import fill_crossed_limits, jump_prices, move_prices, play_candle
+from live.paper.streams import Hub
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Outcome of an advance, as the control route answers it."""
+
+    clock_ms: int
+    index: int
+    remaining: int
+
+    def as_json(self) -> dict[str, Any]:
+        """`done` is true when no candle is left."""
+        return {
+            "clock": self.clock_ms,
+            "index": self.index,
+            "remaining": self.remaining,
+            "done": self.remaining == 0,
+        }
+
+
+class PaperExchange:
+    """One exchange over one feed. Synchronous: whoever runs it calls from one thread."""
+
+    def __init__(
+        self,
+        feed: ReplayFeed,
+        accounts: Iterable[PaperAccount] = (PaperAccount(),),
+        *,
+        slippage_bps: Decimal = Decimal(0),
+        instruments: Mapping[str, Instrument] | None = None,
+        wall_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        table = default_instruments() if instruments is None else instruments
+        rules = {one.symbol: one for one in get_instruments(feed.market.symbols, table)}
+        self.feed = feed
+        self.history = MarketHistory(feed.market, feed.marks)
+        self.interval = interval_name(feed.market.interval_ms)
+        self.index = feed.start_index
+        self.hub = Hub(monotonic_s)
+        self.engine = Engine(EngineSettings(rules, slippage_bps), feed.start_ms, {})
+        self.forming: dict[str, Forming] = {}
+        self._wall_s = wall_s
+        self._monotonic_s = monotonic_s
+        self._started_s = monotonic_s()
+        self.real_time = feed.starts_now(int(wall_s() * 1000))
+        self._paced_now: Callable[[], int] | None = None
+        for account in accounts:
+            self.engine.add_account(account)
+        self._enter_candle()
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Symbols traded here."""
+        return self.feed.market.symbols
+
+    @property
+    def remaining(self) -> int:
+        """Candles not yet played."""
+        return len(self.history) - self.index
+
+    @property
+    def lock_step(self) -> bool:
+        """Whether time moves only by `advance`."""
+        return self.feed.speed is None
+
+    @property
+    def now_ms(self) -> int:
+        """Feed time."""
+        return self.engine.clock_ms if self._paced_now is None else self._paced_now()
+
+    def follow_clock(self, now_ms: Callable[[], int]) -> None:
+        """Take feed time from a pacer between the engine's own steps."""
+        self._paced_now = now_ms
+
+    def tick(self) -> None:
+        """Bring the engine's clock up to feed time, before a request is served."""
+        self.engine.clock_ms = max(self.engine.clock_ms, self.now_ms)
+
+    def time_rules(self) -> TimeRules:
+        """What request timestamps are judged by at this moment."""
+        elapsed = self._monotonic_s() - self._started_s
+        return TimeRules(
+            now_ms=self.now_ms,
+            start_ms=self.feed.start_ms,
+            wall_ms=int(self._wall_s() * 1000),
+            wall_elapsed_ms=int(elapsed * 1000),
+            real_time=self.real_time,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What `/paper/state` answers."""
+        step = Step(self.now_ms, self.index, self.remaining)
+        return {
+            **step.as_json(),
+            "speed": self.feed.speed,
+            "lock_step": self.lock_step,
+            "symbols": list(self.symbols),
+            "interval": self.interval,
+            "synthetic": self.feed.market.synthetic,
+        }
+
+    # --- lock-step ------------------------------------------------------------------------------------
+
+    def advance(self) -> Step:
+        """Play the next candle in lock-step.
+
+        Raises:
+            ApiError: the feed is paced, so that time is not the caller's to move.
+        """
+        if not self.lock_step:
+            raise ApiError(-1130, "This exchange runs by the clock; only a lock-step exchange is advanced.")
+        if self.remaining:
+            self.book_funding_inside()
+            self.engine.clock_ms = self.close_ms
+            play_candle(self.engine, self.history.candle(self.index))
+            self.end_candle()
+            self.open_candle()
+        return Step(self.engine.clock_ms, self.index, self.remaining)
+
+    # --- the parts of a candle, used by the pacer too -------------------------------------------------
+
+    @property
+    def close_ms(self) -> int:
+        """Close time of the candle being played: its last millisecond."""
+        return self.history.open_time_ms(self.index) + self.feed.market.interval_ms - 1
+
+    def book_funding_inside(self) -> None:
+        """Book what the present candle has of funding strictly inside it."""
+        funding = self.history.funding_inside(self.index)
+        if funding:
+            self.engine.clock_ms = self.history.funding_time_inside(self.index)
+            self.engine.book_funding(funding)
+
+    def move_to(self, prices: Mapping[str, Decimal], share: float) -> None:
+        """Move prices in straight lines, with `share` of the candle's volume, and tell the streams."""
+        move_prices(self.engine, prices)
+        row = self.feed.market.volume[self.index]
+        for column, symbol in enumerate(self.symbols):
+            self.forming[symbol].trade(float(prices[symbol]), float(row[column]) * share)
+        self.flush()
+        for symbol in self.symbols:
+            market_events.publish_tick(self, symbol)
+
+    def end_candle(self) -> None:
+        """Close the present candle: user events first, then every symbol's closed kline."""
+        self.flush()
+        self.index += 1
+        closed_ms = self.history.open_time_ms(self.index - 1)
+        self.forming = {}
+        for symbol in self.symbols:
+            market_events.publish_closed(self, symbol, closed_ms)
+
+    def open_candle(self) -> None:
+        """Move to the next candle's open: funding at the boundary, liquidation, crossed LIMIT orders."""
+        self._enter_candle()
+        if self.remaining:
+            self.engine.book_funding(self.history.funding_at_open(self.index))
+        self.engine.liquidate_where_due()
+        if self.lock_step:
+            # Triggers that the gap jumped over wait for the candle to play, as in the simulator.
+            fill_crossed_limits(self.engine)
+        else:
+            jump_prices(self.engine, self.engine.prices)
+        for account in self.engine.accounts.values():
+            self.engine.cover_shortfall(account)
+        self.flush()
+        for symbol in self.symbols:
+            market_events.publish_tick(self, symbol)
+        self.hub.expire_listen_keys(self.engine.clock_ms)
+
+    def flush(self) -> None:
+        """Send what the engine has to tell the accounts' owners."""
+        if self.engine.outbox:
+            outbox, self.engine.outbox = self.engine.outbox, []
+            self.hub.send_to_accounts(outbox)
+
+    def _enter_candle(self) -> None:
+        open_ms = self.history.open_time_ms(self.index)
+        self.engine.clock_ms = open_ms
+        if self.remaining:
+            self.engine.prices = self.history.opens(self.index)
+            row = self.feed.market.open[self.index].tolist()
+            self.forming = {
+                symbol: Forming.at(open_ms, price) for symbol, price in zip(self.symbols, row, strict=True)
+            }
+        else:
+            self.engine.prices = self.history.closes(self.index - 1)
+            self.forming = {}
+
+    # --- market data ----------------------------------------------------------------------------------
+
+    def settled_funding(self, symbol: str) -> list[tuple[int, Decimal]]:
+        """(time, rate) of the settlements up to now, ascending."""
+        series = self.feed.market.funding[self.symbols.index(symbol)]
+        if series is None:
+            return []
+        count = int(series.time_ms.searchsorted(self.now_ms, side="right"))
+        times, rates = series.time_ms[:count].tolist(), series.rate[:count].tolist()
+        return [(when, exact(rate)) for when, rate in zip(times, rates, strict=True)]
+
+    def last_funding_rate(self, symbol: str) -> Decimal:
+        """The rate last settled; 0 when there was none."""
+        series = self.feed.market.funding[self.symbols.index(symbol)]
+        if series is None:
+            return Decimal(0)
+        count = int(series.time_ms.searchsorted(self.now_ms, side="right"))
+        return exact(float(series.rate[count - 1])) if count else Decimal(0)
+
+    def next_funding_ms(self, symbol: str) -> int:
+        """Time of the next settlement, by the usual spacing after the last; 0 when there is no funding."""
+        series = self.feed.market.funding[self.symbols.index(symbol)]
+        if series is None or not len(series):
+            return 0
+        step = series.spacing_ms
+        return (self.now_ms // step + 1) * step
