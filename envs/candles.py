@@ -63,9 +63,15 @@ _FILE_NAME = re.compile(r"(?:^|_)(?P<symbol>[A-Z0-9]{4,20})[-_](?P<interval>\d{1
 
 
 def frozen_array(values: npt.ArrayLike, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """The values as a contiguous read-only array; copied unless they already are one."""
+    """The values as a contiguous read-only array; copied unless they are (part of) one that nobody can write to.
+
+    A read-only view does not suffice: pandas hands out such views of data that may still change.
+    """
     array = np.ascontiguousarray(values, dtype=dtype)
-    if array.flags.writeable:
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    if array.flags.writeable or owner.flags.writeable or owner.base is not None:
         array = array.copy()
         array.flags.writeable = False
     return array

@@ -140,7 +140,7 @@ def synthetic_candles(
         drift_annual: drift of the log price in a year.
         signal_strength: 0 to 1; see `synthetic_signal`.
         falling: a steady fall instead of all of this: every close is below the last, by 0.1 % on average (less
-            where that many candles would take it to nothing).
+            where that many candles would take it to nothing), until ten ticks are left.
 
     Raises:
         ConfigError: an argument out of range.
@@ -346,6 +346,8 @@ def _candles(
     momentum = 0.0
     for change in shocks.change.tolist():
         moved = price * math.exp(change + _signal(momentum, strength, base))
+        if settings.falling:
+            moved = min(moved, price - step)
         following = round(round(max(moved, lowest) / step) * step, decimals)
         momentum += _MOMENTUM_WEIGHT * (math.log(following / price) / base - momentum)
         price = following

@@ -89,8 +89,9 @@ def _read_parquet(path: Path) -> Table:
     from pyarrow import parquet
 
     try:
-        # One thread reads some ten MB as fast as several, and starts none.
-        table = parquet.read_table(path, use_threads=False)
+        # `parquet.read_table` would import pandas.
+        with parquet.ParquetFile(path) as file:
+            table = file.read(use_threads=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise CandleError(
             f"{path}: not a readable Parquet file ({_first_line(error)}); write or download it again"
@@ -143,7 +144,16 @@ def _to_numpy(table: Any, path: Path) -> dict[str, npt.NDArray[Any]]:
     for name in names:
         if names.count(name) > 1:
             raise CandleError(f"{path}: column {name!r} is there twice; remove one")
-    return {name: table.column(name).to_numpy() for name in names}
+    return {name: _column_to_numpy(table.column(name).combine_chunks()) for name in names}
+
+
+def _column_to_numpy(column: Any) -> npt.NDArray[Any]:
+    import pyarrow
+
+    kind = column.type
+    if column.null_count == 0 and (pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)):
+        return np.from_dlpack(column)  # as `to_numpy`, which would import pandas
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _is_number(text: str) -> bool:
