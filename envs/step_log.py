@@ -21,14 +21,17 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One row of the step log; the fields are the columns. Money in USDT, quantities in base units."""
+    """One row of the step log; the fields are the columns. Money in USDT, quantities in base units.
+
+    `action` is None in rows that no decision made: stops, liquidations, emergency closes, the end.
+    """
 
     schema: int
     timestamp: int
     step: int
     agent: str
     symbol: str
-    action: float
+    action: float | None
     price: Decimal
     balance: Decimal
     equity: Decimal

@@ -6,7 +6,7 @@ executed and reports emergencies in the execution; StepLog writes down what it s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -23,6 +23,7 @@ from envs.account import (
     CandleEvent,
     EmergencyReport,
     Execution,
+    Fill,
     OrderResult,
     OrderStatus,
     Plan,
@@ -334,7 +335,7 @@ class StepLog(TradingWrapper):
         agent: name of the agent, a column.
         path: the CSV to append to; None keeps the rows in `records` only.
         emergencies_path: the emergencies CSV, created by the first emergency; None writes none.
-        keep_records: keep the rows in memory too.
+        keep_records: keep the rows in `records`, and the fills in `fills`, too.
         initial_equity_usdt: what pnl_total counts from; None takes the equity at reset.
         peak_equity_usdt, max_drawdown_fraction, first_step: where an earlier session of the same run ended.
     """
@@ -355,6 +356,7 @@ class StepLog(TradingWrapper):
         super().__init__(env)
         self.agent = agent
         self.records: list[StepRecord] = []
+        self.fills: list[Fill] = []
         self._keep = keep_records or path is None
         self._file = CsvAppender(path, COLUMNS) if path is not None else None
         self._emergencies_path = emergencies_path
@@ -437,13 +439,14 @@ class StepLog(TradingWrapper):
     def _write_result(self, result: OrderResult, execution: Execution) -> None:
         planned = result.planned
         fills = result.fills
+        self._keep_fills(fills)
         quantity = sum((fill.quantity for fill in fills), ZERO)
         price = sum((fill.quote_quantity for fill in fills), ZERO) / quantity if quantity else None
         side = fills[0].side if fills else planned.order.side if planned.order is not None else None
         self._write(
             execution.account,
             planned.symbol,
-            action=planned.action,
+            action=None if planned.action_type is ActionType.EMERGENCY_CLOSE else planned.action,
             action_type=planned.action_type,
             operation=side.value if side is not None else "",
             result=result.status,
@@ -456,6 +459,7 @@ class StepLog(TradingWrapper):
 
     def _write_event(self, event: CandleEvent, account: AccountSnapshot) -> None:
         fill = event.fill
+        self._keep_fills((fill,))
         self._write(
             account,
             fill.symbol,
@@ -502,6 +506,10 @@ class StepLog(TradingWrapper):
         finally:
             writer.close()
 
+    def _keep_fills(self, fills: Iterable[Fill]) -> None:
+        if self._keep:
+            self.fills.extend(fills)
+
     def _collect(self, funding_usdt: Mapping[str, Decimal]) -> None:
         for symbol, amount in funding_usdt.items():
             self._funding[symbol] += amount
@@ -513,7 +521,7 @@ class StepLog(TradingWrapper):
         *,
         action_type: ActionType,
         result: OrderStatus,
-        action: float = 0.0,
+        action: float | None = None,
         operation: str = "",
         error: str = "",
         trade_id: str = "",

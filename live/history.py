@@ -55,7 +55,7 @@ class LiveHistory:
 
     @property
     def candles_needed(self) -> int:
-        """Closed candles to load before the first decision."""
+        """Closed candles to load before the first decision, where the exchange has that many."""
         return self._memory + self._window_size
 
     @property
@@ -90,17 +90,20 @@ class LiveHistory:
         return row
 
     def load(self, candles: Mapping[str, Sequence[Candle]]) -> None:
-        """Begin with these closed candles; they must reach the same last candle for every symbol.
+        """Begin with these closed candles, which must end at the same time for every symbol.
 
         Raises:
             MarketDataError: too few candles, a gap, or symbols that end at different times.
         """
         count = min(len(candles[symbol]) for symbol in self.symbols)
-        if count < self.candles_needed:
+        # A young listing has less history than the features would like; so had a backtest at its start.
+        least = self._config.warmup + self._window_size
+        if count < least:
             raise MarketDataError(
-                f"the exchange gave {count} closed candles; the indicators and the window need "
-                f"{self.candles_needed}: wait for more history, or use shorter periods"
+                f"the exchange gave {count} closed candles; the indicators and the window need {least}: "
+                "wait for more history, or use shorter periods"
             )
+        count = min(count, self.candles_needed)
         first = candles[self.symbols[0]][-count:]
         times = np.array([candle.open_time_ms for candle in first], np.int64)
         if (np.diff(times) != self.interval_ms).any():
