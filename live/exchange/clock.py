@@ -1,0 +1,83 @@
+"""The exchange's clock, seen from here, and how much of its request limit is used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+
+class ExchangeClock:
+    """The exchange's clock by its offset from this machine's, in ms.
+
+    `uncertainty_ms` is half the round trip of the best sample: the true offset lies within it. A simulated
+    exchange's clock stands still and jumps; of it only what the exchange last said is known.
+    """
+
+    def __init__(self, *, simulated: bool) -> None:
+        self.simulated = simulated
+        self.offset_ms = 0.0
+        self.uncertainty_ms = 0.0
+        self._last_seen_ms = 0
+
+    def now_ms(self) -> int:
+        """UTC ms by the exchange's clock."""
+        return self._last_seen_ms if self.simulated else int(time.time() * 1000 + self.offset_ms)
+
+    def observe(self, server_ms: int) -> None:
+        """The exchange's clock has reached this time."""
+        self._last_seen_ms = max(self._last_seen_ms, server_ms)
+
+    async def measure(self, ask: Callable[[], Awaitable[int]], *, samples: int = 3) -> None:
+        """Measure the offset: the sample with the shortest round trip, as the time server protocols do.
+
+        Args:
+            ask: requests the exchange's time in ms.
+            samples: how often it is asked.
+        """
+        best: tuple[float, float] | None = None
+        for _ in range(samples):
+            before_ms = time.time() * 1000
+            server_ms = await ask()
+            self.observe(server_ms)
+            after_ms = time.time() * 1000
+            half_trip = max(0.0, (after_ms - before_ms) / 2)
+            if best is None or half_trip < best[0]:
+                best = (half_trip, server_ms - (before_ms + after_ms) / 2)
+        if best is not None:
+            self.uncertainty_ms, self.offset_ms = best
+
+
+class RequestBudget:
+    """The request weight used in the present minute, from the reply headers, and any ban in force."""
+
+    SLOW_DOWN_AT = 0.8
+
+    def __init__(self) -> None:
+        self.limit_per_minute = 2400
+        self.used_weight = 0
+        self._noted_at_s = 0.0
+        self._banned_until_s = 0.0
+
+    def note(self, headers: Mapping[str, str]) -> None:
+        """Read the used weight from a reply's headers, where it is there."""
+        text = headers.get("X-MBX-USED-WEIGHT-1M", "")
+        if text.isdigit():
+            self.used_weight = int(text)
+            self._noted_at_s = time.time()
+
+    def ban(self, seconds: float) -> None:
+        """Send nothing for so long: the exchange said so."""
+        self._banned_until_s = max(self._banned_until_s, time.monotonic() + seconds)
+
+    def ban_left_s(self) -> float:
+        """Seconds until something may be sent again; 0 when there is no ban."""
+        return max(0.0, self._banned_until_s - time.monotonic())
+
+    def pause_s(self) -> float:
+        """How long a bulk download has to pause to stay clear of the limit: to the end of the minute, or 0."""
+        if self.used_weight < self.SLOW_DOWN_AT * self.limit_per_minute:
+            return 0.0
+        now_s = time.time()
+        if int(now_s // 60) != int(self._noted_at_s // 60):
+            return 0.0
+        return 60.0 - now_s % 60 + 0.2

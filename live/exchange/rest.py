@@ -1,0 +1,308 @@
+"""Requests to Binance USD-M futures over python-binance, with every failure turned into one of our exceptions.
+
+`FuturesClient` is python-binance's AsyncClient with its URLs set and its reading of replies replaced: as it comes
+it takes an error in an HTTP 200 for data, and fails on HTML pages and lists. `BinanceRest` sends through it, keeps
+the clock and the request limit, and repeats reads. Nothing here repeats an order; `live/exchange/orders.py` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import aiohttp
+from binance.async_client import AsyncClient
+
+from envs.errors import (
+    AuthenticationError,
+    ClockSkewError,
+    CredentialsError,
+    ExchangeError,
+    ExchangeUnavailableError,
+    OrderRejectedError,
+    OutcomeUnknownError,
+    RateLimitedError,
+)
+from live.exchange.base import RetryPolicy
+from live.exchange.clock import ExchangeClock, RequestBudget
+from live.exchange.error_codes import Outcome, rule_for
+from live.settings import MASK, Credentials, Venue
+
+_LOG = logging.getLogger(__name__)
+
+DEFAULT_RECV_WINDOW_MS = 5000
+DEFAULT_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 5.0
+_BAN_UNTIL = re.compile(r"until (\d{13})")
+_SHOWN_TEXT = 200
+
+
+class WireError(Exception):
+    """An error reply as it came over the wire. Stays inside this package."""
+
+    def __init__(self, http_status: int, code: int | None, text: str, headers: Mapping[str, str]) -> None:
+        super().__init__(f"HTTP {http_status}, code {code}: {text}")
+        self.http_status = http_status
+        self.code = code
+        self.text = text
+        self.headers = headers
+
+
+def read_reply(http_status: int, headers: Mapping[str, str], body: str) -> Any:
+    """The JSON of a reply, its numbers as int and Decimal.
+
+    Raises:
+        WireError: the status or the body says that the request failed, or the body is not JSON.
+    """
+    try:
+        reply: Any = json.loads(body, parse_float=Decimal) if body else {}
+    except ValueError:
+        text = " ".join(re.sub(r"<[^>]*>", " ", body).split())[:_SHOWN_TEXT]
+        raise WireError(http_status, None, f"no JSON, but: {text}", headers) from None
+    code: int | None = None
+    if isinstance(reply, dict) and "code" in reply:
+        # A cancel reply has the string "200", cancel-all the number 200.
+        text = str(reply["code"])
+        code = int(text) if re.fullmatch(r"-?\d+", text) else None
+    if 200 <= http_status < 300 and (code is None or code >= 0):
+        return reply
+    text = str(reply.get("msg", "")) if isinstance(reply, dict) else str(reply)
+    raise WireError(http_status, code, text[:_SHOWN_TEXT] or "(no message)", headers)
+
+
+# python-binance has no type information.
+class FuturesClient(AsyncClient):  # type: ignore[misc]
+    """python-binance's client for one venue. Make it inside a running event loop; end it with `shut`."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        credentials: Credentials | None,
+        budget: RequestBudget,
+        *,
+        recv_window_ms: int,
+        timeout_s: float,
+    ) -> None:
+        # The constructor formats these names, found here before those of the class.
+        self.FUTURES_URL = f"{venue.rest_url}/fapi"
+        self.FUTURES_DATA_URL = f"{venue.rest_url}/futures/data"
+        self.API_URL = f"{venue.permissions_url}/api"
+        self.MARGIN_API_URL = f"{venue.permissions_url}/sapi"
+        self.REQUEST_RECVWINDOW = recv_window_ms
+        self.budget = budget
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, _CONNECT_TIMEOUT_S))
+        super().__init__(
+            credentials.api_key.reveal() if credentials else None,
+            credentials.api_secret.reveal() if credentials else None,
+            requests_params={"timeout": timeout},
+        )
+
+    async def _handle_response(self, response: aiohttp.ClientResponse) -> Any:
+        body = await response.text(encoding="utf-8", errors="replace")
+        self.budget.note(response.headers)
+        return read_reply(response.status, response.headers, body)
+
+    async def shut(self) -> None:
+        """Close the HTTP session."""
+        await self.close_connection()
+
+
+class BinanceRest:
+    """Requests to one venue with one key. `open` before the first, `close` after the last."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        credentials: Credentials | None,
+        *,
+        policy: RetryPolicy,
+        recv_window_ms: int = DEFAULT_RECV_WINDOW_MS,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self.venue = venue
+        self.policy = policy
+        self.recv_window_ms = recv_window_ms
+        self.clock = ExchangeClock(simulated=venue.market_data == "simulated")
+        self.budget = RequestBudget()
+        self.has_key = credentials is not None
+        self._credentials = credentials
+        self._timeout_s = timeout_s
+        self._client: FuturesClient | None = None
+
+    async def open(self) -> None:
+        """Make the HTTP client and measure the clock."""
+        self._client = FuturesClient(
+            self.venue,
+            self._credentials,
+            self.budget,
+            recv_window_ms=self.recv_window_ms,
+            timeout_s=self._timeout_s,
+        )
+        try:
+            await self.sync_clock()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close the HTTP client; it may be opened again."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.shut()
+
+    async def sync_clock(self) -> None:
+        """Measure the clock's offset; signed requests use it from then on."""
+        await self.clock.measure(self.server_time_ms)
+        if self._client is not None:
+            self._client.timestamp_offset = self.clock.offset_ms
+
+    async def server_time_ms(self) -> int:
+        """The exchange's clock, UTC ms."""
+        server_ms = int((await self.read("futures_time"))["serverTime"])
+        self.clock.observe(server_ms)
+        return server_ms
+
+    async def fresh_now_ms(self) -> int:
+        """The exchange's clock, asked for where it cannot be known without."""
+        return await self.server_time_ms() if self.clock.simulated else self.clock.now_ms()
+
+    async def read(self, method: str, *, bulk: bool = False, **params: Any) -> Any:
+        """A request that changes nothing, or that may be repeated: tried again while it fails for a passing reason.
+
+        Args:
+            method: name of python-binance's method.
+            bulk: pause before it when the request limit is nearly used up.
+            params: its parameters; None is left out.
+
+        Raises:
+            ExchangeError: and its children, see `send`.
+        """
+        if bulk and (pause_s := self.budget.pause_s()):
+            _LOG.info("request limit nearly used up: pausing for %.0f s", pause_s)
+            await asyncio.sleep(pause_s)
+        resynced = False
+        attempt = 1
+        while True:
+            try:
+                return await self.send(method, **params)
+            except ClockSkewError:
+                if resynced:
+                    raise
+                resynced = True
+                await self.sync_clock()
+            except (ExchangeUnavailableError, OutcomeUnknownError) as error:
+                if attempt >= self.policy.attempts:
+                    if isinstance(error, ExchangeUnavailableError):
+                        raise
+                    raise ExchangeUnavailableError(
+                        str(error), code=error.code, http_status=error.http_status
+                    ) from error
+                _LOG.warning("attempt %d of %d: %s", attempt, self.policy.attempts, error)
+                attempt += 1
+                await asyncio.sleep(self.policy.delay_s)
+            except RateLimitedError as error:
+                if attempt >= self.policy.attempts or error.retry_after_s > self.policy.max_wait_s:
+                    raise
+                attempt += 1
+                _LOG.warning("%s", error)
+                await asyncio.sleep(error.retry_after_s)
+
+    async def send(self, method: str, **params: Any) -> Any:
+        """One request, once.
+
+        Raises:
+            OrderRejectedError: refused; the request had no effect.
+            ExchangeUnavailableError: it failed and is known to have had no effect.
+            OutcomeUnknownError: no telling whether it had an effect.
+            ClockSkewError, RateLimitedError, AuthenticationError: refused for that reason, no effect.
+            ExchangeError: what was asked about does not exist, or is so already; see its code.
+        """
+        client = self._client
+        if client is None:
+            raise ExchangeUnavailableError("not connected to the exchange; call connect() first")
+        if left_s := self.budget.ban_left_s():
+            raise RateLimitedError(
+                f"{self.venue.name} banned this address for another {left_s:.0f} s; nothing was sent",
+                retry_after_s=left_s,
+            )
+        call = method.removeprefix("futures_")
+        try:
+            return await getattr(client, method)(**params)
+        except WireError as error:
+            raise self._translate(call, error) from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise ExchangeUnavailableError(
+                f"{call}: cannot connect to {self.venue.rest_url} ({_first_line(error)}); nothing was sent. "
+                f"Check the network and the URL."
+            ) from error
+        except TimeoutError as error:
+            raise OutcomeUnknownError(
+                f"{call}: no reply from {self.venue.rest_url} within {self._timeout_s:g} s"
+            ) from error
+        except aiohttp.ClientError as error:
+            raise OutcomeUnknownError(
+                f"{call}: the connection to {self.venue.rest_url} broke before the reply "
+                f"({type(error).__name__})"
+            ) from error
+
+    def require_key(self, what: str) -> None:
+        """Raise a CredentialsError when there is no API key."""
+        if not self.has_key:
+            raise CredentialsError(f"{what} needs an API key of {self.venue.name}; give credentials")
+
+    def _translate(self, call: str, error: WireError) -> ExchangeError:
+        rule = rule_for(error.code, error.http_status, error.text)
+        text = self._masked(error.text)
+        about = f"{call}: {text} (code {error.code}, HTTP {error.http_status})"
+        about = f"{about.rstrip('.')}. {rule.remedy}"
+        details: dict[str, Any] = {"code": error.code, "http_status": error.http_status}
+        match rule.outcome:
+            case Outcome.REFUSED:
+                return OrderRejectedError(about, **details)
+            case Outcome.FAILED:
+                return ExchangeUnavailableError(about, **details)
+            case Outcome.UNKNOWN:
+                return OutcomeUnknownError(about, **details)
+            case Outcome.CLOCK:
+                return ClockSkewError(about, **details)
+            case Outcome.FORBIDDEN:
+                return AuthenticationError(about, **details)
+            case Outcome.LIMITED:
+                retry_after_s = self._retry_after_s(error)
+                if error.http_status == 418:
+                    self.budget.ban(retry_after_s)
+                return RateLimitedError(
+                    f"{about} Wait {retry_after_s:.0f} s.", retry_after_s=retry_after_s, **details
+                )
+            case Outcome.NOT_FOUND | Outcome.ALREADY:
+                return ExchangeError(about, **details)
+
+    def _retry_after_s(self, error: WireError) -> float:
+        stated = error.headers.get("Retry-After", "")
+        if stated.isdigit():
+            return float(stated)
+        until = _BAN_UNTIL.search(error.text)
+        if until:
+            return max(0.0, (int(until[1]) - self.clock.now_ms()) / 1000)
+        if error.http_status == 418:
+            return 120.0
+        return 60.0 - time.time() % 60
+
+    def _masked(self, text: str) -> str:
+        """The exchange's text without the key or the secret, should it repeat them."""
+        if self._credentials is None:
+            return text
+        for secret in (self._credentials.api_key, self._credentials.api_secret):
+            if len(secret.reveal()) >= 8:
+                text = text.replace(secret.reveal(), MASK)
+        return text
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
