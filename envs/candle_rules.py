@@ -136,8 +136,8 @@ def check_values(open_time_ms: Times, columns: Mapping[str, Floats], label: str)
     for broken, what, remedy in rules:
         if broken[row]:
             raise CandleError(
-                f"{label}: row {row} ({format_time(open_time_ms[row])}): {what}: open {open[row]:g}, "
-                f"high {high[row]:g}, low {low[row]:g}, close {close[row]:g}, volume {volume[row]:g}; "
+                f"{label}: row {row} ({format_time(open_time_ms[row])}): {what}: open {open[row]:.10g}, "
+                f"high {high[row]:.10g}, low {low[row]:.10g}, close {close[row]:.10g}, volume {volume[row]:.10g}; "
                 f"{remedy}",
                 row=row,
             )

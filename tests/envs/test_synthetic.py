@@ -130,7 +130,7 @@ class TestFalling:
     def test_every_close_is_lower(self, symbol: str, n: int) -> None:
         one = synthetic_candles(symbol, n=n, falling=True)
         assert (one.close < one.open).all()
-        assert 0.1 < one.close[-1] / one.open[0] < 0.8
+        assert 0.03 < one.close[-1] / one.open[0] < 0.8
 
     def test_pace(self) -> None:
         one = synthetic_candles(n=1000, falling=True)
