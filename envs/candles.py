@@ -273,7 +273,10 @@ class CandleSet:
         Raises:
             CandleError: a rule is broken; the row counts from 0 whatever the frame's index.
         """
-        columns = {str(name): df[name].to_numpy() for name in df.columns}
+        # Times with a zone would come as objects; without one they are UTC.
+        zoned = df.select_dtypes("datetimetz").columns
+        plain = df.assign(**{name: df[name].dt.tz_convert(None) for name in zoned})
+        columns = {str(name): plain[name].to_numpy() for name in plain.columns}
         table = Table(columns, {}, f"{symbol} candles")
         return _from_table(table, symbol, interval, "given", source, fill_gaps)
 

@@ -331,11 +331,22 @@ class TestTimeColumns:
     def test_datetimes_and_microseconds(self) -> None:
         for times in (
             pd.to_datetime(frame()["open_time"], unit="ms"),
-            pd.to_datetime(frame()["open_time"], unit="ms", utc=True).dt.tz_convert(None),
+            pd.to_datetime(frame()["open_time"], unit="ms", utc=True).dt.tz_convert("Asia/Tokyo"),
             frame()["open_time"] * 1000,
             frame()["open_time"].astype(float),
         ):
-            assert candles(open_time=times.to_numpy()).data_hash() == candles().data_hash()
+            assert candles(open_time=times).data_hash() == candles().data_hash()
+
+    def test_files_written_by_others(self, tmp_path: Path) -> None:
+        path = tmp_path / "BTCUSDT_1h.parquet"
+        zoned = frame(open_time=pd.to_datetime(frame()["open_time"], unit="ms", utc=True))
+        texts = frame().astype(dict.fromkeys(["open", "high", "low", "close", "volume"], str))
+        for other in (zoned, zoned.set_index("open_time"), texts, frame().astype({"close": "float32"})):
+            other.to_parquet(path)
+            assert load_candles(path).data_hash() == candles().data_hash()
+        csv = tmp_path / "BTCUSDT_1h.csv"
+        csv.write_bytes(b"\xef\xbb\xbf" + frame().to_csv(index=False, lineterminator="\r\n").encode())
+        assert load_candles(csv).data_hash() == candles().data_hash()
 
     def test_other_units_are_refused(self) -> None:
         with pytest.raises(CandleError, match="seems to be in seconds"):
