@@ -333,10 +333,10 @@ class LiveEnv(TradingEnv):
         if any(running[symbol] != before[symbol] for symbol in self.symbols):
             self._bridge.call(self._triggers.clean({s: self._account.position(s)[0] for s in self.symbols}))
         self._note_position_changes(before)
-        for row in self._position:
-            row["candles_held"] += 1 if row["quantity"] != 0.0 else 0
         self._pending_orders = self._triggers.count
         self._sync_kernel()
+        for row in self._position:
+            row["candles_held"] += 1 if row["quantity"] != 0.0 else 0
         reward = kernel.step_reward(
             self._planner.config_record[0], self._record[0], self._equity_before, self._drawdown_before
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 from envs.account import ZERO, Fill
@@ -122,6 +123,8 @@ class LiveAccount:
         moved = [s for s in self._symbols if self._positions[s][0] != before[s]]
         asked = moved if account.wallet_usdt == explained else self._symbols
         fills = [fill for symbol in asked for fill in await self._new_fills(symbol)]
+        if any(fill.liquidation for fill in fills):
+            fills = await self._with_liquidation_fees(fills)
         explained += sum((f.realized_pnl - f.commission for f in fills), ZERO)
         if account.wallet_usdt != explained:
             _log.info(
@@ -139,6 +142,20 @@ class LiveAccount:
                 later.append(payment)
         self._set_pending(later)
         return sorted(fills, key=lambda f: f.time_ms), inner
+
+    async def _with_liquidation_fees(self, fills: Sequence[Fill]) -> list[Fill]:
+        """Liquidation fees are booked beside the trades: put each on its symbol's last liquidating fill."""
+        first_ms = min(fill.time_ms for fill in fills if fill.liquidation)
+        fees = dict.fromkeys(self._symbols, ZERO)
+        for fee in await self._exchange.liquidation_fees(since_ms=first_ms):
+            if fee.symbol in fees:
+                fees[fee.symbol] -= fee.amount_usdt
+        charged = []
+        for fill in reversed(fills):
+            if fill.liquidation:
+                fill = replace(fill, commission=fill.commission + fees.pop(fill.symbol, ZERO))
+            charged.append(fill)
+        return charged[::-1]
 
     def _take(self, account: ExchangeAccount) -> None:
         self._booked_usdt = account.wallet_usdt

@@ -214,5 +214,9 @@ class Exchange(ABC):
         """Funding booked since a time, ascending."""
 
     @abstractmethod
+    async def liquidation_fees(self, *, since_ms: int) -> list[FundingPayment]:
+        """Fees of liquidations booked since a time, ascending; amounts are below zero."""
+
+    @abstractmethod
     async def set_leverage(self, symbol: str, leverage: int) -> None:
         """Set a symbol's leverage; it bounds the position's notional and the margin that it binds."""

@@ -243,6 +243,11 @@ class BinanceExchange(Exchange):
         self._rest.require_key("the funding payments")
         return await self._trades.funding_payments(since_ms)
 
+    async def liquidation_fees(self, *, since_ms: int) -> list[FundingPayment]:
+        """Fees of liquidations booked since a time; see `Exchange.liquidation_fees`."""
+        self._rest.require_key("the liquidation fees")
+        return await self._trades.liquidation_fees(since_ms)
+
     # Orders
 
     async def place(self, order: Order) -> OrderReport:

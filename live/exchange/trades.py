@@ -153,11 +153,19 @@ class Trades:
 
     async def funding_payments(self, since_ms: int) -> list[FundingPayment]:
         """Funding booked since a time, ascending."""
+        return await self._income("FUNDING_FEE", since_ms)
+
+    async def liquidation_fees(self, since_ms: int) -> list[FundingPayment]:
+        """Liquidation fees (below zero) booked since a time, ascending; what the insurance fund pays is none."""
+        booked = await self._income("INSURANCE_CLEAR", since_ms)
+        return [one for one in booked if one.amount_usdt < 0]
+
+    async def _income(self, income_type: str, since_ms: int) -> list[FundingPayment]:
         found: dict[tuple[str, str, int], FundingPayment] = {}
         start_ms = since_ms
         while True:
             rows: list[parse.Json] = await self._rest.read(
-                "futures_income_history", incomeType="FUNDING_FEE", startTime=start_ms, limit=PAGE
+                "futures_income_history", incomeType=income_type, startTime=start_ms, limit=PAGE
             )
             page = [parse.funding_payment(row) for row in rows]
             before = len(found)

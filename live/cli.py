@@ -1,0 +1,235 @@
+"""The command line of a live run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from agents.baselines import BASELINES
+from agents.catalog import ACTIONS_PREFIX, find_training_run, is_training_run, make_agent
+from envs.candles import interval_to_ms, load_candles
+from envs.config import read_yaml
+from envs.errors import ConfigError, PerpgymError
+from envs.time_grid import format_time
+from live.console import LiveConsole
+from live.runner import LiveOptions, run_live
+from live.venues import PaperOptions, VenueChoice
+
+_CONFIRMATION = "trade real money"
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def live(
+    train_id: Annotated[
+        str | None, typer.Option(help="Training run to trade: its id, or its folder.")
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option(help=f"Any other agent: {', '.join(BASELINES)}, or actions:FILE.")
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Trade on the embedded paper exchange.")] = False,
+    testnet: Annotated[bool, typer.Option("--testnet", help="Trade on Binance's futures testnet.")] = False,
+    live_money: Annotated[
+        bool, typer.Option("--live", help="Trade with REAL MONEY; asks for a typed confirmation.")
+    ] = False,
+    symbol: Annotated[
+        list[str] | None,
+        typer.Option(help="Symbol to trade; repeat for several. Default: the training run's."),
+    ] = None,
+    interval: Annotated[
+        str | None, typer.Option(help="Candle interval. Default: the training run's.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with the sections agent, env, features, risk.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after so many candles.")] = None,
+    max_drawdown: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Drawdown that triggers the emergency protocol: 0.2 is 20 %."),
+    ] = None,
+    candles: Annotated[
+        list[Path] | None, typer.Option(help="Paper: replay these candles (one file per symbol).")
+    ] = None,
+    funding: Annotated[list[Path] | None, typer.Option(help="Paper: funding rates of the replay.")] = None,
+    mark: Annotated[list[Path] | None, typer.Option(help="Paper: mark-price candles of the replay.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Paper: first candle to decide on. Default: the training run's test span."),
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="Paper: end of the replay.")] = None,
+    speed: Annotated[
+        str,
+        typer.Option(help="Paper: candle time per wall time (60: an hour a minute), or max for lock-step."),
+    ] = "max",
+    paper_url: Annotated[
+        str | None,
+        typer.Option(help="Paper: a running exchange (python -m live.paper) instead of a new one."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the agent and of the synthetic market.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of step logs and state. Default: the training run's production/."),
+    ] = None,
+    training_runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("training_runs"),
+    acknowledge_emergency: Annotated[
+        bool, typer.Option("--acknowledge-emergency", help="Start although an emergency halted the run.")
+    ] = False,
+    flat_on_exit: Annotated[
+        bool, typer.Option("--flat-on-exit", help="Close all positions when the run ends.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before trading real money.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line per step.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what the connection does.")] = False,
+) -> None:
+    """Run an agent, one step per closed candle.
+
+    Without a choice of venue: the testnet when its credentials are set, else the embedded paper exchange.
+    Ctrl+C stops after the current step and leaves positions as they are. Exit codes: 0 done, 2 wrong input,
+    3 emergency.
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    console = LiveConsole(quiet=quiet)
+    try:
+        options = _options(
+            train_id=train_id,
+            agent=agent,
+            choice=_choice(paper, testnet, live_money),
+            symbols=tuple(symbol or ()),
+            interval=interval,
+            config=config,
+            max_drawdown=max_drawdown,
+            paper=PaperOptions(
+                candles=tuple(candles or ()),
+                funding=tuple(funding or ()),
+                marks=tuple(mark or ()),
+                start=start,
+                end=end,
+                speed=_speed(speed),
+                url=paper_url,
+                seed=seed,
+            ),
+            out=out,
+            training_runs=training_runs,
+            steps=steps,
+            acknowledge_emergency=acknowledge_emergency,
+            flat_on_exit=flat_on_exit,
+            yes=yes,
+            quiet=quiet,
+            seed=seed,
+        )
+        result = run_live(options, console)
+    except PerpgymError as error:
+        _fail(error)
+    raise typer.Exit(result.exit_code)
+
+
+def _fail(error: PerpgymError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    raise typer.Exit(error.exit_code)
+
+
+def _choice(paper: bool, testnet: bool, live_money: bool) -> VenueChoice:
+    chosen = [
+        choice
+        for choice, asked in (
+            (VenueChoice.PAPER, paper),
+            (VenueChoice.TESTNET, testnet),
+            (VenueChoice.LIVE, live_money),
+        )
+        if asked
+    ]
+    if len(chosen) > 1:
+        raise ConfigError("--paper, --testnet and --live exclude one another; give one")
+    return chosen[0] if chosen else VenueChoice.AUTO
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise ConfigError(f"--speed {text!r}: give a number above 0, or max") from None
+    if not value > 0:
+        raise ConfigError(f"--speed {text}: give a number above 0, or max")
+    return value
+
+
+def _options(
+    *,
+    train_id: str | None,
+    agent: str | None,
+    choice: VenueChoice,
+    symbols: tuple[str, ...],
+    interval: str | None,
+    config: Path | None,
+    max_drawdown: float | None,
+    paper: PaperOptions,
+    out: Path | None,
+    training_runs: Path,
+    steps: int | None,
+    acknowledge_emergency: bool,
+    flat_on_exit: bool,
+    yes: bool,
+    quiet: bool,
+    seed: int,
+) -> LiveOptions:
+    if (train_id is None) == (agent is None):
+        raise ConfigError("give --train-id ID, or --agent NAME, and not both")
+    spec = train_id if train_id is not None else str(agent)
+    sections = dict(read_yaml(config)) if config is not None else {}
+    if max_drawdown is not None:
+        sections["risk"] = {**(sections.get("risk") or {}), "max_drawdown_fraction": max_drawdown}
+    interval_ms = interval_to_ms(interval) if interval is not None else None
+    if train_id is not None or is_training_run(spec):
+        run = find_training_run(spec, training_runs)
+        metadata = run.metadata()
+        symbols = symbols or metadata.symbols
+        interval_ms = interval_ms or interval_to_ms(metadata.interval)
+        if paper.candles and paper.start is None:
+            # A policy is judged on what it has not seen.
+            paper = replace(paper, start=format_time(metadata.spans["test"].start_ms))
+        folder = out or run.folder / "production"
+    else:
+        name = "actions" if spec.startswith(ACTIONS_PREFIX) else spec
+        folder = out or Path("runs") / "live" / name
+        if paper.candles and (not symbols or interval_ms is None):
+            loaded = [load_candles(path) for path in paper.candles]
+            symbols = symbols or tuple(one.symbol for one in loaded)
+            interval_ms = interval_ms or loaded[0].interval_ms
+        symbols = symbols or ("BTCUSDT",)
+        interval_ms = interval_ms or interval_to_ms("1h")
+    setup = make_agent(spec, symbols=symbols, config=sections, seed=seed, training_runs=training_runs)
+    return LiveOptions(
+        setup=setup,
+        symbols=symbols,
+        interval_ms=interval_ms,
+        folder=folder,
+        choice=choice,
+        paper=paper,
+        steps=steps,
+        acknowledge_emergency=acknowledge_emergency,
+        flat_on_exit=flat_on_exit,
+        confirm=lambda question: yes or _confirm(question),
+        quiet=quiet,
+        seed=seed,
+    )
+
+
+def _confirm(question: str) -> bool:
+    print(question)
+    try:
+        return input(f"Type '{_CONFIRMATION}' to go on: ").strip() == _CONFIRMATION
+    except EOFError:
+        return False
+
+
+def main() -> None:
+    """The entry point of `live.py`."""
+    app()

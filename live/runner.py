@@ -1,0 +1,340 @@
+"""Puts a live run together, runs the loop, and leaves everything in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from agents.base import AgentSetup
+from agents.metrics import Metrics, compute_metrics
+from agents.run import Ending, RunResult, run
+from envs.account import Execution, Plan
+from envs.base import StepResult
+from envs.candles import interval_name
+from envs.errors import ConfigError, HaltedError
+from envs.risk import FileRiskStore, RiskState
+from envs.wrappers import RiskControl, StepLog
+from live.bridge import LoopThread
+from live.console import LiveConsole, utc_text
+from live.env import LiveEnv, Resume
+from live.exchange.base import Exchange
+from live.exchange.binance import BinanceExchange
+from live.exchange.client_ids import check_agent_name
+from live.recovery import Logged, read_logged, step_logs_of, write_session
+from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """A live run.
+
+    Attributes:
+        setup: the agent and its environment.
+        symbols, interval_ms: what it trades, and how often.
+        folder: where step logs, emergencies and state go.
+        choice, paper: where it trades.
+        steps: end after so many; None goes on.
+        acknowledge_emergency: clear a halt before starting.
+        flat_on_exit: close the positions when the run is stopped or its steps are done.
+        confirm: asked before the first order with real money; a no ends the run.
+        quiet: no line per step.
+        seed: of the agent.
+    """
+
+    setup: AgentSetup
+    symbols: tuple[str, ...]
+    interval_ms: int
+    folder: Path
+    choice: VenueChoice = VenueChoice.AUTO
+    paper: PaperOptions = field(default_factory=PaperOptions)
+    steps: int | None = None
+    acknowledge_emergency: bool = False
+    flat_on_exit: bool = False
+    confirm: Callable[[str], bool] = lambda _question: False
+    quiet: bool = False
+    seed: int | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+
+
+@dataclass(frozen=True)
+class LiveResult:
+    """How a live run ended."""
+
+    result: RunResult
+    metrics: Metrics | None
+    paths: Mapping[str, Path]
+    exit_code: int
+
+
+class _FreshStore:
+    """The risk store of an account that is new with each session: a halt is kept, an old peak means nothing."""
+
+    def __init__(self, store: FileRiskStore) -> None:
+        self._store = store
+
+    def load(self) -> RiskState | None:
+        return None
+
+    def save(self, state: RiskState) -> None:
+        self._store.save(state)
+
+
+def run_live(options: LiveOptions, console: LiveConsole) -> LiveResult:
+    """Run an agent on an exchange until it is done, stopped or halted.
+
+    Raises:
+        PerpgymError: with the exit code that the command should end with.
+    """
+    setup = options.setup
+    check_agent_name(setup.agent.name, options.symbols)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    session = open_venue(
+        options.choice, options.paper, setup, options.symbols, options.interval_ms, options.environ
+    )
+    try:
+        store = FileRiskStore(options.folder / f"risk_{session.account_key}.json")
+        _check_halt(store, options.acknowledge_emergency, console)
+        with LoopThread() as bridge:
+            return _Session(options, session, store, bridge, console).run()
+    finally:
+        session.close()
+
+
+def _check_halt(store: FileRiskStore, acknowledge: bool, console: LiveConsole) -> None:
+    state = store.load()
+    if state is None or not state.halted_reason:
+        return
+    if not acknowledge:
+        raise HaltedError(
+            f"this run was halted: {state.halted_reason}. Look at the account, then start again with "
+            "--acknowledge-emergency",
+            reason=state.halted_reason,
+        )
+    console.notice(f"emergency acknowledged: {state.halted_reason}")
+    # The drawdown counts from the account as it is now; else the old peak would halt the run at once again.
+    store.path.unlink()
+
+
+class _Session:
+    """One session of a run: from connecting to the last line."""
+
+    def __init__(
+        self,
+        options: LiveOptions,
+        session: VenueSession,
+        store: FileRiskStore,
+        bridge: LoopThread,
+        console: LiveConsole,
+    ) -> None:
+        self._options = options
+        self._session = session
+        self._store = store
+        self._bridge = bridge
+        self._console = console
+        self._stop = False
+        self._step = 0
+
+    def run(self) -> LiveResult:
+        options, session = self._options, self._session
+        exchange = BinanceExchange(session.venue, session.credentials, options.symbols)
+        self._bridge.call(exchange.connect())
+        try:
+            return self._run_connected(exchange)
+        finally:
+            self._bridge.call(self._close(exchange))
+
+    async def _close(self, exchange: Exchange) -> None:
+        await exchange.close()
+        if self._session.lock_step is not None:
+            await self._session.lock_step.close()
+
+    def _run_connected(self, exchange: BinanceExchange) -> LiveResult:
+        options, setup, session = self._options, self._options.setup, self._session
+        loaded = self._bridge.call(exchange.instruments(options.symbols))
+        instruments = tuple(loaded[symbol] for symbol in options.symbols)
+        if session.venue.real_money:
+            self._confirm_real_money(exchange)
+        for instrument in instruments:
+            leverage = setup.env.leverage_setting(instrument)
+            self._bridge.call(exchange.set_leverage(instrument.symbol, leverage))
+
+        logged = self._read_logs()
+        stored = None if session.fresh else self._store.load()
+        stamp = _free_stamp(options.folder)
+        paths = {
+            "steps": options.folder / f"steps_{stamp}.csv",
+            "emergencies": options.folder / f"emergencies_{stamp}.csv",
+        }
+        write_session(options.folder, stamp, self._describe())
+        env = LiveEnv(
+            exchange,
+            self._bridge,
+            interval_ms=options.interval_ms,
+            config=setup.env,
+            features=setup.features,
+            scaler=setup.scaler,
+            instruments=instruments,
+            agent=setup.agent.name,
+            resume=Resume(
+                last_row_close_ms=logged.last_row_close_ms,
+                logged_trades=logged.trades,
+                peak_equity_usdt=stored.peak_equity_usdt if stored else None,
+                max_drawdown_fraction=stored.max_drawdown_fraction
+                if stored
+                else Resume().max_drawdown_fraction,
+            ),
+            request_candle=session.lock_step.request_candle if session.lock_step else None,
+        )
+        risk = RiskControl(
+            env,
+            setup.limits,
+            store=_FreshStore(self._store) if session.fresh else self._store,
+            sleep=time.sleep,
+        )
+        log = StepLog(
+            risk,
+            agent=setup.agent.name,
+            path=paths["steps"],
+            emergencies_path=paths["emergencies"],
+            keep_records=True,
+            initial_equity_usdt=stored.initial_equity_usdt if stored else None,
+            peak_equity_usdt=stored.peak_equity_usdt if stored else None,
+            max_drawdown_fraction=stored.max_drawdown_fraction if stored else Resume().max_drawdown_fraction,
+            first_step=logged.next_step,
+        )
+        self._step = logged.next_step
+        self._show_banner(setup)
+        with self._signals(env):
+            try:
+                result = self._loop(log, risk)
+                if options.flat_on_exit and result.emergency is None:
+                    risk.flatten("flat on exit")
+            finally:
+                log.close()
+                setup.agent.close()
+        return self._finish(result, log, paths)
+
+    def _loop(self, log: StepLog, risk: RiskControl) -> RunResult:
+        def on_execution(plan: Plan, execution: Execution) -> None:
+            self._console.step(self._step, plan, execution, risk.state)
+            self._step += 1
+
+        def on_advance(result: StepResult) -> None:
+            self._console.events(result[4].get("events", ()))
+
+        steps = self._options.steps
+        most = self._options.setup.max_steps
+        result = run(
+            log,
+            self._options.setup.agent,
+            max_steps=most if steps is None else steps if most is None else min(steps, most),
+            seed=self._options.seed,
+            should_stop=lambda: self._stop,
+            on_execution=on_execution,
+            on_advance=on_advance,
+        )
+        if result.ending is Ending.TRUNCATED and self._stop:
+            return replace(result, ending=Ending.STOPPED)
+        return result
+
+    @contextmanager
+    def _signals(self, env: LiveEnv) -> Iterator[None]:
+        """The first Ctrl+C ends the run after the current step, the second at once."""
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            self._console.notice(
+                f"stopping after this step ({signal.Signals(number).name}); again to stop at once"
+            )
+            env.request_stop()
+
+        before = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _confirm_real_money(self, exchange: BinanceExchange) -> None:
+        self._bridge.call(exchange.check_withdrawals_disabled())
+        account = self._bridge.call(exchange.account())
+        question = (
+            f"This trades REAL MONEY: {account.wallet_usdt} USDT, {', '.join(self._options.symbols)}, "
+            f"agent {self._options.setup.agent.name}, max leverage {self._options.setup.env.max_leverage}."
+        )
+        if not self._options.confirm(question):
+            raise ConfigError("not confirmed: no order was sent; give --yes to skip the question")
+
+    def _read_logs(self) -> Logged:
+        logs = [] if self._session.fresh else step_logs_of(self._options.folder, self._session.account_key)
+        logged = read_logged(logs, self._options.symbols)
+        for path in logged.repaired:
+            self._console.notice(f"cut off the unfinished last line of {path.name}")
+        return logged
+
+    def _describe(self) -> dict[str, object]:
+        options = self._options
+        return {
+            "account": self._session.account_key,
+            "venue": self._session.venue.name,
+            "agent": options.setup.agent.name,
+            "train_id": options.setup.train_id,
+            "symbols": list(options.symbols),
+            "interval": interval_name(options.interval_ms),
+            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "synthetic": self._session.synthetic,
+        }
+
+    def _show_banner(self, setup: AgentSetup) -> None:
+        options = self._options
+        limit = setup.limits.max_drawdown_fraction
+        lines = [
+            self._session.description,
+            f"agent {setup.agent.name}" + (f" ({setup.train_id})" if setup.train_id else ""),
+            f"{', '.join(options.symbols)}, {interval_name(options.interval_ms)} candles, "
+            f"max leverage {setup.env.max_leverage:g}, "
+            + (f"max drawdown {limit:.2%}" if limit is not None else "NO drawdown limit"),
+        ]
+        self._console.banner("perpgym live", lines, real_money=self._session.venue.real_money)
+
+    def _finish(self, result: RunResult, log: StepLog, paths: dict[str, Path]) -> LiveResult:
+        if result.emergency is not None:
+            self._console.emergency(result.emergency)
+        paths = {name: path for name, path in paths.items() if path.exists()}
+        metrics = session_metrics(log, self._options.interval_ms)
+        self._console.summary(metrics, result.ending, paths)
+        if log.records:
+            self._console.notice(f"last candle {utc_text(log.records[-1].timestamp)}")
+        exit_code = 3 if result.emergency is not None else 0
+        return LiveResult(result, metrics, paths, exit_code)
+
+
+def session_metrics(log: StepLog, interval_ms: int) -> Metrics | None:
+    """The session's figures from its step rows: equity once per candle, all fills, all funding."""
+    if not log.records:
+        return None
+    equity: dict[int, float] = {}
+    for record in log.records:
+        equity[record.timestamp] = float(record.equity)
+    funding = float(sum(record.funding for record in log.records))
+    return compute_metrics(list(equity.values()), interval_ms, log.fills, funding_usdt=funding)
+
+
+def _free_stamp(folder: Path) -> str:
+    """The time now to the second, as a name that no other session has."""
+    while True:
+        stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+        if not (folder / f"session_{stamp}.json").exists():
+            return stamp
+        time.sleep(0.1)
