@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from envs.candles import CandleSet, load_candles, load_funding
+from agents.data import load_market
+from envs.candles import load_candles
 from envs.errors import ConfigError, PerpgymError
-from envs.market import build_market
 from envs.time_grid import format_time, parse_time_ms
 from live.paper.account import PaperAccount
 from live.paper.exchange import PaperExchange
@@ -23,17 +23,6 @@ from live.paper.runtime import PaperServer
 DEFAULT_HISTORY = 1_500
 
 app = typer.Typer(add_completion=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayFiles:
-    """The files of a replay and the span asked for."""
-
-    candles: list[Path]
-    funding: list[Path]
-    marks: list[Path]
-    symbols: list[str]
-    start: str | None
 
 
 def parse_speed(text: str) -> float | None:
@@ -46,42 +35,42 @@ def parse_speed(text: str) -> float | None:
         raise ConfigError(f"speed is {text!r}; give a number (1 is real time) or 'max'") from None
 
 
-def replay_feed(files: ReplayFiles, speed: float | None) -> ReplayFeed:
-    """A feed over recorded candles. Without a start, the first 1500 candles (at most half) are history."""
-    sets = [load_candles(path, symbol=_named(files, path)) for path in files.candles]
-    if files.symbols:
-        sets = [one for one in sets if one.symbol in files.symbols]
-        missing = set(files.symbols) - {one.symbol for one in sets}
-        if missing:
-            raise ConfigError(f"no candles of {', '.join(sorted(missing))} among the files given")
-    funding = {series.symbol: series for series in map(load_funding, files.funding)}
-    marks = {series.symbol: series for series in map(load_candles, files.marks)}
-    known = {one.symbol for one in sets}
-    market = build_market(
-        sets,
-        funding={symbol: series for symbol, series in funding.items() if symbol in known},
-        marks=_only(marks, known),
+def replay_feed(
+    candles: Sequence[Path],
+    *,
+    funding: Sequence[Path] = (),
+    marks: Sequence[Path] = (),
+    symbols: Sequence[str] | None = None,
+    start: str | None = None,
+    speed: float | None = None,
+) -> ReplayFeed:
+    """A feed over recorded candles. Without a start, the first 1500 candles (at most half) are history.
+
+    Raises:
+        CandleError: a file cannot be read or breaks a rule.
+        ConfigError: a symbol without candles, or a start with no candle before it.
+    """
+    market = load_market(
+        candles, funding=funding, marks=marks, symbols=symbols, start=start, notice=_print_notice
     )
-    start_ms = parse_time_ms(files.start)
+    start_ms = parse_time_ms(start)
     if start_ms is None:
         index = min(DEFAULT_HISTORY, max(1, len(market) // 2))
     else:
         index = int(market.open_time_ms.searchsorted(start_ms))
-        if not 1 <= index < len(market):
+        if index < 1:
             raise ConfigError(
-                f"--start {files.start} leaves no candle before or after it; the candles run from "
-                f"{format_time(market.open_time_ms[0])} to {format_time(market.open_time_ms[-1])}"
+                f"start {start} leaves no candle before it as history; the candles begin at "
+                f"{format_time(market.open_time_ms[0])}"
             )
-    return ReplayFeed(market, index, speed, _only(marks, known))
+    shown = (load_candles(path) for path in marks)
+    return ReplayFeed(
+        market, index, speed, {one.symbol: one for one in shown if one.symbol in market.symbols}
+    )
 
 
-def _only(marks: dict[str, CandleSet], known: set[str]) -> dict[str, CandleSet]:
-    return {symbol: series for symbol, series in marks.items() if symbol in known}
-
-
-def _named(files: ReplayFiles, path: Path) -> str | None:
-    """With one file and one symbol the symbol need not be in the file's name."""
-    return files.symbols[0] if len(files.symbols) == 1 and len(files.candles) == 1 else None
+def _print_notice(text: str) -> None:
+    print(f"note: {text}")
 
 
 @app.command()
@@ -107,8 +96,9 @@ def main(
     try:
         pace = parse_speed(speed)
         if candles:
-            files = ReplayFiles(candles, funding or [], mark or [], symbol or [], start)
-            feed = replay_feed(files, pace)
+            feed = replay_feed(
+                candles, funding=funding or (), marks=mark or (), symbols=symbol, start=start, speed=pace
+            )
         else:
             feed = synthetic_feed(symbol or ["BTCUSDT"], interval=interval, seed=seed, speed=pace)
         account = PaperAccount(api_key, api_secret, _decimal("wallet", wallet))

@@ -207,31 +207,23 @@ class MarketHistory:
     def mark_bars(
         self, symbol: str, interval: str, *, start_ms: int | None, end_ms: int | None, limit: int, now_ms: int
     ) -> list[Bar]:
-        """Mark-price candles from the mark series; only those that have closed."""
+        """Mark-price candles from the mark series; in its own interval the open one too, as its open price."""
         marks = self.marks[symbol]
         length = INTERVALS_MS.get(interval)
         if length is None or length % marks.interval_ms:
             raise refusal(-1120)
         series = marks.resample(interval)
+        closed = int(np.searchsorted(series.close_time_ms, now_ms))
+        known = closed
+        if length == marks.interval_ms and closed < len(series) and series.open_time_ms[closed] <= now_ms:
+            known += 1
         first = 0 if start_ms is None else int(np.searchsorted(series.open_time_ms, start_ms))
-        last = int(np.searchsorted(series.close_time_ms, now_ms))
+        last = known
         if end_ms is not None:
-            last = min(last, int(np.searchsorted(series.open_time_ms, end_ms, side="right")))
-        first, last = (
-            (max(first, last - limit), last) if start_ms is None else (first, min(last, first + limit))
-        )
-        return [
-            Bar(
-                int(series.open_time_ms[i]),
-                int(series.close_time_ms[i]),
-                float(series.open[i]),
-                float(series.high[i]),
-                float(series.low[i]),
-                float(series.close[i]),
-                0.0,
-            )
-            for i in range(first, max(first, last))
-        ]
+            last = min(known, int(np.searchsorted(series.open_time_ms, end_ms, side="right")))
+        if start_ms is None:
+            first = max(0, last - limit)
+        return [_mark_bar(series, row, closed) for row in range(first, min(last, first + limit))]
 
     def mark_at(self, symbol: str, time_ms: int) -> float:
         """The mark of a settlement: the mark candle that begins then, else the open of the last candle's."""
@@ -254,3 +246,18 @@ class MarketHistory:
     ) -> dict[str, Decimal]:
         row = values[index].tolist()
         return {symbol: exact(value) for symbol, value in zip(self.market.symbols, row, strict=True) if value}
+
+
+def _mark_bar(series: CandleSet, row: int, closed: int) -> Bar:
+    """One mark-price candle; the one that is not closed yet is known by its open only."""
+    begin = float(series.open[row])
+    is_open = row >= closed
+    return Bar(
+        open_time_ms=int(series.open_time_ms[row]),
+        close_time_ms=int(series.close_time_ms[row]),
+        open=begin,
+        high=begin if is_open else float(series.high[row]),
+        low=begin if is_open else float(series.low[row]),
+        close=begin if is_open else float(series.close[row]),
+        volume=0.0,
+    )
