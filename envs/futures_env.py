@@ -131,6 +131,7 @@ class FuturesEnv(TradingEnv):
         self._position = np.zeros(n, kernel.POSITION_DTYPE)
         self._order = np.zeros(n, kernel.ORDER_DTYPE)
         self._action = np.zeros(n, np.float64)
+        self._action_shape = (n,)
         self._size = self.spec_observation.size
         self._needs_reset = True
         self._opened = False
@@ -189,6 +190,9 @@ class FuturesEnv(TradingEnv):
         """One step in one compiled call; equal to the phases, which a property test holds."""
         if self._needs_reset or self._opened:
             return self._step_in_phases(action)
+        if type(action) is not np.ndarray or action.shape != self._action_shape:
+            # Assigned as it is, one number would be spread over all symbols.
+            action = check_action(action, len(self.symbols))
         np.copyto(self._action, action)
         observation = np.empty(self._size, np.float32)
         reward, state = kernel.step_env(

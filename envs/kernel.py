@@ -207,7 +207,9 @@ def plan_orders(
             desired = min(1.0, max(-1.0, value)) * leverage * sizing_equity
         elif scheme == SCHEME_SIGNAL:
             desired = held
-            if abs(value) < config.hold_threshold or (held != 0.0 and (value > 0.0) == (held > 0.0)):
+            same_side = held != 0.0 and (value > 0.0) == (held > 0.0)
+            # A signal of 0 has no side: it holds even where the threshold is 0.
+            if value == 0.0 or abs(value) < config.hold_threshold or same_side:
                 order[i].code = PLAN_HOLD
             elif held != 0.0 and config.signal_flips == 0:
                 desired = 0.0
