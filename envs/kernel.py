@@ -475,7 +475,6 @@ def _liquidate(symbols: Any, account: Any, position: Any, row: Any, x: float) ->
     n = position.shape[0]
     for i in range(n):
         quantity = position[i].quantity
-        position[i].event_pnl = 0.0
         if quantity == 0.0:
             continue
         price = row[i, OPEN] + x * (_adverse(position, row, i) - row[i, OPEN])

@@ -60,7 +60,9 @@ def test_inside_a_candle_a_position_closed_at_its_open_pays_nothing() -> None:
 
 
 @pytest.mark.parametrize(("quantity", "rate", "amount"), [(2, 0.01, -2), (-2, 0.01, 2), (2, -0.01, 2)])
-def test_longs_pay_positive_rates_and_shorts_receive_them(quantity: float, rate: float, amount: float) -> None:
+def test_longs_pay_positive_rates_and_shorts_receive_them(
+    quantity: float, rate: float, amount: float
+) -> None:
     env = env_of(market_of(flat_rows(*[100] * 4), funding={"BTCUSDT": [(120, rate)]}), taker_fee_fraction=0.0)
     env.reset()
     phases(env, quantity)

@@ -85,9 +85,7 @@ def test_a_gap_through_the_stop_fills_at_the_open() -> None:
 
 @pytest.mark.parametrize(("high", "price"), [(106, 105.0), (105, 105.0)])
 def test_take_profit_inside_a_candle(high: float, price: float) -> None:
-    env = env_of(
-        market_of([(100, 100, 100, 100), (100, high, 99, 101), (101, 101, 101, 101)]), action=BOTH_5
-    )
+    env = env_of(market_of([(100, 100, 100, 100), (100, high, 99, 101), (101, 101, 101, 101)]), action=BOTH_5)
     env.reset()
     _, result = phases(env, 2.0)
     (event,) = events_of(result)
