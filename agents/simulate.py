@@ -67,6 +67,11 @@ class Simulation:
     account: AccountSnapshot
     records: tuple[StepRecord, ...] = ()
 
+    @property
+    def span_ms(self) -> tuple[int, int]:
+        """From the open of the first candle decided on to the end of the last, UTC ms: what `start` and `end` take."""
+        return int(self.time_ms[0]) + 1 - self.interval_ms, int(self.time_ms[-1]) + 1
+
     def quantities(self) -> NDArray[np.float64]:
         """float64 [T + 1, n]: signed positions in base units at the closes of `time_ms`, by the fills."""
         held = np.zeros((len(self.time_ms), len(self.symbols)))
@@ -266,6 +271,6 @@ def _run(
 
 
 def describe_span(simulation: Simulation) -> str:
-    """`2023-01-01 00:00 UTC to 2023-02-01 00:00 UTC`, from the first decision to the last close."""
-    first, last = int(simulation.time_ms[0]) + 1, int(simulation.time_ms[-1]) + 1
-    return f"{format_time(first)} to {format_time(last)}"
+    """`2023-01-01 00:00 UTC to 2023-02-01 00:00 UTC`: see `Simulation.span_ms`."""
+    start_ms, end_ms = simulation.span_ms
+    return f"{format_time(start_ms)} to {format_time(end_ms)}"

@@ -1,0 +1,407 @@
+"""`python -m agents.backtest`: runs any agent over past or synthetic candles, and reports.
+
+The result is shown beside buy-and-hold and flat over the same candles with the same costs. Exit code 0; 2 when
+what was given cannot be used; 3 when the emergency protocol ran; 130 when the user stopped it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from agents.backtest_config import BacktestConfig, Span, choose_span, open_market
+from agents.backtest_files import (
+    BacktestPaths,
+    create_folder,
+    stamp_of,
+    versions,
+    write_config,
+    write_json,
+)
+from agents.base import AgentSetup
+from agents.catalog import ACTIONS_PREFIX, make_agent
+from agents.run import Ending
+from agents.simulate import OnStep, Simulation, build_env, simulate, simulate_benchmarks
+from agents.training_run import DEFAULT_ROOT
+from envs.candles import interval_name
+from envs.errors import ConfigError, PerpgymError
+from envs.futures_env import FuturesEnv
+from envs.market import Market
+from envs.time_grid import format_time
+
+RUNS = Path("runs") / "backtests"
+"""Where backtests of agents without a training run go."""
+
+_LIST_OPTIONS = ("--candles", "--funding", "--mark", "--symbol")
+
+
+@dataclass(frozen=True, eq=False)
+class BacktestResult:
+    """A finished backtest.
+
+    Attributes:
+        spec: the agent as it was asked for.
+        setup: the agent with its environment.
+        market: what it traded in.
+        simulation: what it did.
+        benchmarks: buy-and-hold and flat over the same candles.
+        notices: what the user may not expect, one line each.
+        paths: the files, when any were written.
+        elapsed_s: time that the agent's own run took.
+    """
+
+    spec: str
+    setup: AgentSetup
+    market: Market
+    simulation: Simulation
+    benchmarks: Mapping[str, Simulation]
+    notices: tuple[str, ...] = ()
+    paths: BacktestPaths | None = None
+    elapsed_s: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """What the command returns to the shell."""
+        match self.simulation.ending:
+            case Ending.EMERGENCY:
+                return 3
+            case Ending.STOPPED:
+                return 130
+        return 0
+
+    def price_changes(self) -> dict[str, float]:
+        """By symbol, last close / first close - 1 over the candles that the benchmarks ran over."""
+        flat = self.benchmarks["flat"]
+        first, last = (int(row) for row in self.market.close_time_ms.searchsorted(flat.time_ms[[0, -1]]))
+        change = self.market.close[last] / self.market.close[first] - 1.0
+        return dict(zip(self.market.symbols, change.tolist(), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metrics, whose they are and what they stand beside; for JSON."""
+        done = self.simulation
+        report = done.emergency
+        return {
+            "agent": self.spec,
+            "train_id": self.setup.train_id,
+            "symbols": list(done.symbols),
+            "interval": interval_name(done.interval_ms),
+            "start": _iso(done.span_ms[0]),
+            "end": _iso(done.span_ms[1]),
+            "synthetic": self.market.synthetic,
+            **done.metrics.to_dict(),
+            "ending": done.ending.value,
+            "emergency": None if report is None else report.reason,
+            "price_change": self.price_changes(),
+            "benchmarks": {name: one.metrics.to_dict() for name, one in self.benchmarks.items()},
+            "notices": list(self.notices),
+            "paths": None if self.paths is None else self.paths.to_dict(),
+        }
+
+
+def run_backtest(
+    spec: str,
+    setup: AgentSetup,
+    env: FuturesEnv,
+    *,
+    seed: int | None = 0,
+    folder: Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    report: bool = True,
+    notices: Sequence[str] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: OnStep | None = None,
+) -> BacktestResult:
+    """Run an agent and the benchmarks, and write the files.
+
+    Args:
+        spec: the agent as it was asked for, for the record.
+        setup: from `make_agent`.
+        env: from `build_env`.
+        seed: of the agent.
+        folder: where to write; None writes nothing and keeps the rows of the step log in `simulation.records`.
+        config: what config.yaml says beside the settings: the sections run, market and agent.
+        report: whether to write report.html.
+        notices: what the result should say about its input.
+        should_stop: asked between steps.
+        on_step: told after each step.
+
+    Raises:
+        ObservationMismatchError: the agent cannot read this environment's observation.
+    """
+    stamp = stamp_of(datetime.now(UTC))
+    steps = emergencies = None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        steps, emergencies = folder / f"steps_{stamp}.csv", folder / f"emergencies_{stamp}.csv"
+    began_s = time.perf_counter()
+    done = simulate(
+        setup,
+        env,
+        seed=seed,
+        steps_path=steps,
+        emergencies_path=emergencies,
+        keep_records=folder is None,
+        should_stop=should_stop,
+        on_step=on_step,
+    )
+    elapsed_s = time.perf_counter() - began_s
+    benchmarks = simulate_benchmarks(env, setup.max_steps)
+    result = BacktestResult(
+        spec, setup, env.market, done, benchmarks, (*notices, *_notices(done, benchmarks)), None, elapsed_s
+    )
+    if folder is None or steps is None:
+        return result
+    result = replace(
+        result,
+        paths=BacktestPaths(
+            folder=folder,
+            steps=steps,
+            emergencies=emergencies if done.emergency is not None else None,
+            metrics=folder / "metrics.json",
+            report=folder / "report.html" if report else None,
+            config=folder / "config.yaml",
+        ),
+    )
+    _write(result, config or {}, env.spec_observation.hash)
+    return result
+
+
+def _notices(done: Simulation, benchmarks: Mapping[str, Simulation]) -> list[str]:
+    notices = []
+    planned = max(len(one.time_ms) for one in benchmarks.values()) - 1
+    if done.metrics.steps < planned:
+        notices.append(
+            f"{done.agent} ended after {done.metrics.steps} of {planned} steps; buy-and-hold and flat ran all of them"
+        )
+    held = benchmarks["buy-and-hold"]
+    if held.metrics.liquidations:
+        notices.append(
+            f"buy-and-hold was liquidated at {format_time(held.span_ms[1])}: it never rebalances, and funding of "
+            f"{held.metrics.funding:,.2f} USDT went through its wallet"
+        )
+    if not held.trades:
+        notices.append(
+            "buy-and-hold could not open a position: the capital is below the exchange's minimum order"
+        )
+    return notices
+
+
+def _write(result: BacktestResult, config: Mapping[str, Any], observation_hash: str) -> None:
+    paths, setup = result.paths, result.setup
+    assert paths is not None
+    values = {
+        **config,
+        "env": setup.env.model_dump(mode="json"),
+        "features": setup.features.model_dump(mode="json"),
+        "risk": setup.limits.model_dump(mode="json"),
+        "record": {
+            "made_at": _iso(int(time.time() * 1000)),
+            "train_id": setup.train_id,
+            "synthetic": result.market.synthetic,
+            "data_hash": result.market.data_hash(),
+            "observation_hash": observation_hash,
+            "versions": versions(),
+        },
+    }
+    write_config(paths.config, values)
+    write_json(paths.metrics, result.to_dict())
+    if paths.report is not None:
+        # Imported here: a backtest without a report has no need of it.
+        from agents.report import write_report
+
+        write_report(paths.report, result, values)
+
+
+def _iso(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- command line -----------------------------------------------------------------------------------------
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def backtest(
+    agent: Annotated[
+        str | None,
+        typer.Option(help="flat, buy-and-hold, random, ema-cross, momentum, actions:FILE, or a train id."),
+    ] = None,
+    candles: Annotated[
+        list[str] | None, typer.Option(help="Candle files, one per symbol; none: a synthetic market.")
+    ] = None,
+    funding: Annotated[list[str] | None, typer.Option(help="Files of settled funding rates.")] = None,
+    mark: Annotated[list[str] | None, typer.Option(help="Files of mark-price candles.")] = None,
+    symbol: Annotated[list[str] | None, typer.Option(help="Symbols, in the order of the actions.")] = None,
+    start: Annotated[str | None, typer.Option(help="First candle to trade, UTC, e.g. 2024-01-01.")] = None,
+    end: Annotated[str | None, typer.Option(help="First candle not to trade.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML; see configs/backtest.yaml.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Metrics as JSON on the last line.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of random agents and synthetic markets.")] = None,
+    max_drawdown: Annotated[
+        float | None,
+        typer.Option(help="Drawdown at which the emergency protocol ends the run: 0.05 is 5 %."),
+    ] = None,
+    acknowledge_emergency: Annotated[
+        bool, typer.Option(help="As for live.py; a backtest never starts halted, so it changes nothing.")
+    ] = False,
+    training_runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = DEFAULT_ROOT,
+    report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
+    quiet: Annotated[bool, typer.Option(help="Print no table and no progress.")] = False,
+) -> None:
+    """Run an agent over past candles; write its steps, its metrics and a report."""
+    settings = BacktestConfig.read(config)
+    given: dict[str, Any] = {
+        "agent": agent,
+        "candles": candles,
+        "funding": funding,
+        "mark": mark,
+        "symbols": symbol,
+        "start": start,
+        "end": end,
+        "seed": seed,
+    }
+    asked = {name: value for name, value in given.items() if value is not None}
+    settings = BacktestConfig.parse(
+        {**settings.model_dump(), "run": {**settings.run.model_dump(), **asked}}, where="command line"
+    )
+    raise typer.Exit(
+        _command(settings, out, training_runs, max_drawdown, report=report, quiet=quiet, as_json=as_json)
+    )
+
+
+def _command(
+    settings: BacktestConfig,
+    out: Path | None,
+    training_runs: Path,
+    max_drawdown: float | None,
+    *,
+    report: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    from agents.backtest_console import progress, show
+
+    if settings.run.agent is None:
+        raise ConfigError("no agent was given; give one, as --agent ema-cross")
+    spec = settings.run.agent
+    notices: list[str] = []
+    market = open_market(settings, spec, training_runs, notices.append)
+    overrides = settings.overrides()
+    if max_drawdown is not None:
+        overrides["risk"] = {**overrides.get("risk", {}), "max_drawdown_fraction": max_drawdown}
+    setup = make_agent(
+        spec, symbols=market.symbols, config=overrides, seed=settings.run.seed, training_runs=training_runs
+    )
+    span = choose_span(settings, market, spec, training_runs, notices.append)
+    known_hash = (settings.record or {}).get("data_hash")
+    if known_hash is not None and known_hash != market.data_hash():
+        notices.append("the candles or fundings are not those that the config was recorded with")
+    env = build_env(setup, market, start=span.start_ms, end=span.end_ms)
+    # Asked before the folder is made, so that an agent that does not fit leaves nothing behind.
+    setup.agent.reset(env.spec_observation, seed=settings.run.seed)
+    stamp = stamp_of(datetime.now(UTC))
+    if setup.train_id is None:
+        default = RUNS / f"{setup.agent.name}_{stamp}"
+    else:
+        default = training_runs / setup.train_id / "backtests" / stamp
+    folder = create_folder(default, out)
+    recorded = {
+        "run": _recorded_run(settings, market, span),
+        "market": settings.market.model_dump(mode="json"),
+        **({"agent": settings.agent} if settings.agent else {}),
+    }
+    with _interruptible() as should_stop, progress(shown=not (quiet or as_json)) as on_step:
+        result = run_backtest(
+            spec,
+            setup,
+            env,
+            seed=settings.run.seed,
+            folder=folder,
+            config=recorded,
+            report=report,
+            notices=notices,
+            should_stop=should_stop,
+            on_step=on_step,
+        )
+    if not quiet:
+        show(result)
+    if as_json:
+        sys.stdout.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
+    return result.exit_code
+
+
+def _recorded_run(settings: BacktestConfig, market: Market, span: Span) -> dict[str, Any]:
+    """The section `run` of config.yaml: what was chosen by default is written out, files absolutely."""
+    run = settings.run
+    values = run.model_dump(mode="json")
+    for name in ("candles", "funding", "mark"):
+        values[name] = [str(Path(path).resolve()) for path in getattr(run, name)]
+    if run.agent is not None and run.agent.startswith(ACTIONS_PREFIX):
+        values["agent"] = (
+            f"{ACTIONS_PREFIX}{Path(run.agent.removeprefix(ACTIONS_PREFIX)).expanduser().resolve()}"
+        )
+    values["symbols"] = list(market.symbols)
+    values["start"] = None if span.start_ms is None else _iso(span.start_ms)
+    values["end"] = None if span.end_ms is None else _iso(span.end_ms)
+    return values
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl+C ends the run after its step, with its files; the second ends the process."""
+    stopped = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield lambda: stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def spread_lists(arguments: Sequence[str]) -> list[str]:
+    """`--candles A B` as `--candles A --candles B`: an option that takes several values is given once."""
+    spread: list[str] = []
+    option: str | None = None
+    for argument in arguments:
+        if argument in _LIST_OPTIONS:
+            option = argument
+            spread.append(option)
+        elif option is None or argument.startswith("-"):
+            option = None
+            spread.append(argument)
+        else:
+            # The option stands there already when this is its first value.
+            spread += [argument] if spread[-1] == option else [option, argument]
+    return spread
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: ends the process with its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(spread_lists(given), prog_name="python -m agents.backtest")
+    except PerpgymError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

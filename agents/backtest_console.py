@@ -1,0 +1,126 @@
+"""What a backtest shows on the terminal: progress, the table of figures, and where the files are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from agents.metrics import Metrics
+from agents.simulate import OnStep, describe_span
+from envs.candles import interval_name
+
+if TYPE_CHECKING:
+    from agents.backtest import BacktestResult
+
+# Redrawing at every step would cost more than the step.
+_STEPS_PER_UPDATE = 256
+
+
+def _money(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2%}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+FIGURES: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
+    ("final_equity", "Final equity, USDT", _money),
+    ("total_return", "Total return", _percent),
+    ("sharpe", "Sharpe ratio, yearly", _ratio),
+    ("sortino", "Sortino ratio, yearly", _ratio),
+    ("max_drawdown", "Largest drawdown", _share),
+    ("trades", "Round trips", _count),
+    ("win_rate", "Win rate after fees", _share),
+    ("fees", "Fees paid, USDT", _money),
+    ("funding", "Funding received, USDT", _money),
+    ("liquidations", "Liquidations", _count),
+    ("steps", "Steps", _count),
+)
+"""The metrics in the order that they are shown in: attribute, label, format."""
+
+
+def figure(metrics: Metrics, name: str, form: Callable[[float | None], str]) -> str:
+    """One metric as text; `-` where it is not defined."""
+    return form(getattr(metrics, name))
+
+
+@contextmanager
+def progress(*, shown: bool) -> Iterator[OnStep | None]:
+    """A progress bar on the terminal; nothing where `shown` is off or stdout is no terminal."""
+    console = Console()
+    if not shown or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("backtest"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("backtest", total=None)
+
+        def on_step(done: int, planned: int) -> None:
+            if done % _STEPS_PER_UPDATE == 0:
+                bar.update(task, completed=done, total=planned)
+
+        yield on_step
+
+
+def show(result: BacktestResult) -> None:
+    """Print the table of figures, the notices and the files."""
+    # Paths must stay whole where the output is copied from or piped on.
+    console = Console(soft_wrap=True, highlight=False)
+    done = result.simulation
+    if result.market.synthetic:
+        console.print(
+            Text(
+                " SYNTHETIC MARKET: these prices were made up; the figures say nothing about a real one. ",
+                "black on yellow",
+            )
+        )
+    if done.emergency is not None:
+        console.print(Text(f" EMERGENCY: {done.emergency.reason} ", "bold white on red"))
+        if not done.emergency.succeeded:
+            console.print(Text(" THE ACCOUNT IS NOT FLAT ", "bold white on red"))
+    console.print(
+        Text(
+            f"{result.spec} on {', '.join(done.symbols)}, {interval_name(done.interval_ms)} candles, "
+            f"{describe_span(done)}"
+        )
+    )
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("")
+    table.add_column(Text(done.agent, "bold"), justify="right")
+    for name in result.benchmarks:
+        table.add_column(name, justify="right")
+    for name, label, form in FIGURES:
+        others = [figure(one.metrics, name, form) for one in result.benchmarks.values()]
+        table.add_row(label, Text(figure(done.metrics, name, form), "bold"), *others)
+    console.print(table)
+    moved = ", ".join(f"{symbol} {change:+.2%}" for symbol, change in result.price_changes().items())
+    console.print(Text(f"price: {moved} over the candles of the benchmarks"))
+    for notice in result.notices:
+        console.print(Text(f"note: {notice}", "yellow"))
+    ended = f"ended: {done.ending.value}, {done.metrics.steps:,} steps in {result.elapsed_s:.1f} s"
+    if result.elapsed_s > 0:
+        ended += f" ({done.metrics.steps / result.elapsed_s:,.0f} candles/s)"
+    console.print(Text(ended))
+    if result.paths is not None:
+        for name, path in result.paths.to_dict().items():
+            if path is not None and name != "folder":
+                console.print(Text(f"{name + ':':<12} {path}"))
