@@ -146,6 +146,7 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(128)  # from here on clients may connect; they wait for the loop to begin
     except OSError as problem:
         listener.close()
         raise ConfigError(f"cannot listen on {host}:{port}: {problem}; give another port") from problem

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from live.paper import rest_account, rest_market, rest_orders
@@ -32,6 +32,7 @@ _ROUTES: dict[tuple[str, str], Route] = {
     (route.method, route.path): route
     for route in (*rest_market.ROUTES, *rest_account.ROUTES, *rest_orders.ROUTES)
 }
+_LOG = logging.getLogger(__name__)
 _DRAIN_BACKLOG = 500
 _DRAIN_TRIES = 2000
 
@@ -68,12 +69,12 @@ class PaperApp:
             if message["type"] == "lifespan.startup":
                 if not self.exchange.lock_step:
                     pacer = asyncio.create_task(run_paced(self.exchange))
+                    pacer.add_done_callback(_report_pacer)
                 await send({"type": "lifespan.startup.complete"})
             else:
                 if pacer is not None:
                     pacer.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await pacer
+                    await asyncio.wait([pacer])
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -148,6 +149,12 @@ class PaperApp:
             if all(connection.backlog < _DRAIN_BACKLOG for connection in self._connections):
                 return
             await asyncio.sleep(0.001)
+
+
+def _report_pacer(pacer: asyncio.Task[None]) -> None:
+    """Say so if time stands still because of an error."""
+    if not pacer.cancelled() and pacer.exception() is not None:
+        _LOG.error("the feed stopped: prices no longer move", exc_info=pacer.exception())
 
 
 def _candles_asked(body: bytes) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -33,20 +34,21 @@ class Connection:
 
     def push(self, text: str) -> None:
         """Queue a message; a client that never reads is cut off rather than waited for."""
-        if self._queue.qsize() >= MAX_BACKLOG:
-            self.too_slow = True
-            self._queue.put_nowait(None)
-        elif not self.too_slow:
-            self._queue.put_nowait(text)
+        if self.too_slow:
+            return
+        self.too_slow = self._queue.qsize() >= MAX_BACKLOG
+        self._queue.put_nowait(None if self.too_slow else text)
 
     async def write(self) -> None:
         """Send queued messages until the socket goes or the client is too slow."""
-        while True:
-            text = await self._queue.get()
-            if text is None or self.too_slow:
-                await self._send({"type": "websocket.close", "code": _CLOSE_TOO_SLOW})
-                return
-            await self._send({"type": "websocket.send", "text": text})
+        # The other side may go away at any moment; whoever reads the socket notices and cleans up.
+        with suppress(OSError):
+            while True:
+                text = await self._queue.get()
+                if text is None or self.too_slow:
+                    await self._send({"type": "websocket.close", "code": _CLOSE_TOO_SLOW})
+                    return
+                await self._send({"type": "websocket.send", "text": text})
 
 
 async def serve_socket(
@@ -80,6 +82,8 @@ async def serve_socket(
         hub.drop(connection)
         connections.discard(connection)
         writer.cancel()
+        with suppress(asyncio.CancelledError):
+            await writer
 
 
 def parse_path(path: str) -> tuple[str | None, bool, list[str]] | None:
