@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -20,7 +21,7 @@ def rewards_of(reward: dict[str, object], prices: tuple[float, ...] = PRICES) ->
 
 def test_log_return() -> None:
     assert rewards_of({"reward": "log_return"}) == pytest.approx(
-        [math.log(b / a) for a, b in zip(PRICES, PRICES[1:], strict=False)], rel=1e-12, abs=1e-15
+        [math.log(b / a) for a, b in itertools.pairwise(PRICES)], rel=1e-12, abs=1e-15
     )
 
 
