@@ -223,13 +223,17 @@ class PaperExchange:
 
     # --- market data ----------------------------------------------------------------------------------
 
-    def settled_funding(self, symbol: str) -> list[tuple[int, Decimal]]:
-        """(time, rate) of the settlements up to now, ascending."""
+    def settled_funding(
+        self, symbol: str, start_ms: int | None = None, end_ms: int | None = None
+    ) -> list[tuple[int, Decimal]]:
+        """(time, rate) of the settlements with start <= time <= end, none after now, ascending."""
         series = self.feed.market.funding[self.symbols.index(symbol)]
         if series is None:
             return []
-        count = int(series.time_ms.searchsorted(self.now_ms, side="right"))
-        times, rates = series.time_ms[:count].tolist(), series.rate[:count].tolist()
+        latest = self.now_ms if end_ms is None else min(self.now_ms, end_ms)
+        first = 0 if start_ms is None else int(series.time_ms.searchsorted(start_ms))
+        last = int(series.time_ms.searchsorted(latest, side="right"))
+        times, rates = series.time_ms[first:last].tolist(), series.rate[first:last].tolist()
         return [(when, exact(rate)) for when, rate in zip(times, rates, strict=True)]
 
     def last_funding_rate(self, symbol: str) -> Decimal:

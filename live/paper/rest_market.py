@@ -15,6 +15,7 @@ from live.paper.market_events import BOOK_QUANTITY, best_prices
 from live.paper.money import amount_text, exact, plain, price_text
 
 _DEPTH_LIMITS = frozenset({5, 10, 20, 50, 100, 500, 1000})
+_RATE_QUANTUM = Decimal("1e-8")
 _PERPETUAL_DELIVERY_MS = 4_133_404_800_000
 RATE_LIMITS: tuple[dict[str, Any], ...] = (
     {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 2400},
@@ -105,25 +106,24 @@ def premium_index(call: Call) -> Any:
 
 
 def funding_rate(call: Call) -> Any:
-    """GET fundingRate: settled rates up to now, ascending; without times the newest."""
-    symbol = call.symbol()
+    """GET fundingRate: settled rates up to now, ascending, of one symbol or all; without a start the newest."""
     limit = call.params.limit(100, 1000)
     start, end = call.params.integer("startTime"), call.params.integer("endTime")
     rows = [
-        (when, rate)
-        for when, rate in call.exchange.settled_funding(symbol)
-        if (start is None or when >= start) and (end is None or when <= end)
+        (when, symbol, rate)
+        for symbol in call.symbols()
+        for when, rate in call.exchange.settled_funding(symbol, start, end)
     ]
-    rows = rows[-limit:] if start is None else rows[:limit]
+    rows.sort(key=lambda row: row[0])
     return [
         {
             "symbol": symbol,
             "fundingTime": when,
-            "fundingRate": f"{rate:.8f}" if rate == rate.quantize(Decimal("1e-8")) else plain(rate),
+            "fundingRate": f"{rate:.8f}" if rate == rate.quantize(_RATE_QUANTUM) else plain(rate),
             "markPrice": amount_text(exact(call.exchange.history.mark_at(symbol, when))),
             "rateType": "Regular",
         }
-        for when, rate in rows
+        for when, symbol, rate in (rows[-limit:] if start is None else rows[:limit])
     ]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from binance import AsyncClient, BinanceSocketManager
+from binance.exceptions import BinanceAPIException
 
 from envs.account import Side
 from envs.candles import from_columns
@@ -170,3 +173,72 @@ def server() -> Iterator[PaperServer]:
     ]
     with PaperServer.start(feed, accounts, slippage_bps=Decimal(1)) as running:
         yield running
+
+
+@pytest.fixture
+async def client_for() -> AsyncIterator[Callable[..., AsyncClient]]:
+    """Make python-binance clients with nothing changed but their addresses: client_for(server, key, secret)."""
+    made: list[AsyncClient] = []
+
+    def make(server: PaperServer, key: str = "alice", secret: str | None = None) -> AsyncClient:
+        class Local(AsyncClient):  # type: ignore[misc]
+            API_URL = f"{server.rest_url}/api"
+            FUTURES_URL = f"{server.rest_url}/fapi"
+
+        made.append(Local(key, f"{key}-secret" if secret is None else secret))
+        return made[-1]
+
+    yield make
+    for client in made:
+        await client.close_connection()
+
+
+@pytest.fixture
+def client(server: PaperServer, client_for: Callable[..., AsyncClient]) -> AsyncClient:
+    """Alice's client."""
+    return client_for(server)
+
+
+@pytest.fixture
+def socket_manager() -> Callable[[PaperServer, AsyncClient], BinanceSocketManager]:
+    """Make python-binance socket managers with nothing changed but their addresses."""
+
+    def make(server: PaperServer, client: AsyncClient) -> BinanceSocketManager:
+        class Local(BinanceSocketManager):  # type: ignore[misc]
+            FSTREAM_URL = server.ws_url
+
+        return Local(client, max_queue_size=1000)
+
+    return make
+
+
+@pytest.fixture
+def sockets(
+    server: PaperServer,
+    client: AsyncClient,
+    socket_manager: Callable[[PaperServer, AsyncClient], BinanceSocketManager],
+) -> BinanceSocketManager:
+    """Alice's socket manager."""
+    return socket_manager(server, client)
+
+
+@pytest.fixture
+def advance(server: PaperServer) -> Callable[..., Awaitable[dict[str, Any]]]:
+    """Play candles without blocking the test's loop: await advance(2)."""
+
+    async def play(candles: int = 1) -> dict[str, Any]:
+        return await asyncio.to_thread(server.advance, candles)
+
+    return play
+
+
+@pytest.fixture
+def refused() -> Callable[[Awaitable[Any]], Awaitable[tuple[int, int]]]:
+    """(code, HTTP status) that a call is refused with: await refused(client.futures_...)."""
+
+    async def code_and_status(call: Awaitable[Any]) -> tuple[int, int]:
+        with pytest.raises(BinanceAPIException) as problem:
+            await call
+        return problem.value.code, problem.value.status_code
+
+    return code_and_status

@@ -52,11 +52,13 @@ segments = st.tuples(st.just("segment"), st.tuples(moves, moves))
 fundings = st.tuples(st.just("funding"), st.tuples(moves, moves))
 cancels = st.tuples(st.just("cancel"), symbols, st.booleans())
 actions = st.lists(
-    st.one_of(market_orders, limit_orders, triggers, candles, segments, fundings, cancels), max_size=25
+    st.one_of(market_orders, limit_orders, triggers, candles, segments, fundings, cancels),
+    min_size=8,
+    max_size=40,
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(actions=actions, wallet=st.integers(0, 50_000), slippage=st.integers(0, 30))
 def test_wallet_and_positions_are_folds(actions: list[Any], wallet: int, slippage: int) -> None:
     rules = {one.symbol: one for one in get_instruments(SYMBOLS)}

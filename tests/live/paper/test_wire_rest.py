@@ -1,63 +1,16 @@
-"""The exchange over real HTTP and WebSockets, through python-binance's own client and socket manager."""
+"""REST over real HTTP, through python-binance's own client."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
-from decimal import Decimal
 from typing import Any
-
-import pytest
-from binance import AsyncClient, BinanceSocketManager
-from binance.exceptions import BinanceAPIException
-
-from live.paper.runtime import PaperServer
 
 HOUR_MS = 3_600_000
 START_MS = 1_704_067_200_000
 AT_START_MS = START_MS + 100 * HOUR_MS
 
 
-def client_for(server: PaperServer, key: str = "alice", secret: str | None = None) -> AsyncClient:
-    """python-binance's client with nothing changed but its addresses."""
-
-    class Local(AsyncClient):  # type: ignore[misc]
-        API_URL = f"{server.rest_url}/api"
-        FUTURES_URL = f"{server.rest_url}/fapi"
-
-    return Local(key, f"{key}-secret" if secret is None else secret)
-
-
-def sockets_for(server: PaperServer, client: AsyncClient) -> BinanceSocketManager:
-    """python-binance's socket manager with nothing changed but its address."""
-
-    class Local(BinanceSocketManager):  # type: ignore[misc]
-        FSTREAM_URL = server.ws_url
-
-    return Local(client, max_queue_size=1000)
-
-
-@pytest.fixture
-async def client(server: PaperServer) -> AsyncIterator[AsyncClient]:
-    made = client_for(server)
-    yield made
-    await made.close_connection()
-
-
-async def advance(server: PaperServer, candles: int = 1) -> dict[str, Any]:
-    """Play candles without blocking the test's loop."""
-    return await asyncio.to_thread(server.advance, candles)
-
-
-async def refused(call: Any) -> tuple[int, int]:
-    """(code, HTTP status) that a call is refused with."""
-    with pytest.raises(BinanceAPIException) as problem:
-        await call
-    return problem.value.code, problem.value.status_code
-
-
-async def test_market_data(server: PaperServer, client: AsyncClient) -> None:
+async def test_market_data(client, refused) -> None:
     assert await client.futures_ping() == {}
     assert await client.futures_time() == {"serverTime": AT_START_MS}
     info = await client.futures_exchange_info()
@@ -82,7 +35,7 @@ async def test_market_data(server: PaperServer, client: AsyncClient) -> None:
     assert await refused(client.futures_order_book(symbol="BTCUSDT", limit=7)) == (-4021, 400)
 
 
-async def test_account_and_settings(server: PaperServer, client: AsyncClient) -> None:
+async def test_account_and_settings(client, refused) -> None:
     (balance,) = await client.futures_account_balance()
     assert (balance["asset"], balance["balance"]) == ("USDT", "10000.00000000")
     account = await client.futures_account(version=3)
@@ -122,7 +75,7 @@ async def test_account_and_settings(server: PaperServer, client: AsyncClient) ->
     assert (await client.futures_commission_rate(symbol="BTCUSDT"))["takerCommissionRate"] == "0.000500"
 
 
-async def test_keys_signatures_and_timestamps(server: PaperServer) -> None:
+async def test_keys_signatures_and_timestamps(server, client_for, refused) -> None:
     cases = [
         (client_for(server, "alice", "wrong"), (-1022, 400)),
         (client_for(server, "nobody"), (-2015, 401)),
@@ -135,17 +88,15 @@ async def test_keys_signatures_and_timestamps(server: PaperServer) -> None:
             )
             == expected
         )
-        await stranger.close_connection()
     late = client_for(server)
     # Neither the wall clock's time nor one in the replayed span.
     late.timestamp_offset = -365 * 24 * HOUR_MS
     assert await refused(late.futures_account_balance()) == (-1021, 400)
     late.timestamp_offset = AT_START_MS - int(time.time() * 1000)
     assert len(await late.futures_account_balance()) == 1  # the feed's own time
-    await late.close_connection()
 
 
-async def test_market_order_place_read_and_account(server: PaperServer, client: AsyncClient) -> None:
+async def test_market_order_place_read_and_account(client) -> None:
     placed = await client.futures_create_order(
         symbol="BTCUSDT",
         side="BUY",
@@ -181,7 +132,7 @@ async def test_market_order_place_read_and_account(server: PaperServer, client: 
     assert len(await client.futures_account_trades(symbol="BTCUSDT", fromId=2)) == 1
 
 
-async def test_refused_orders(server: PaperServer, client: AsyncClient) -> None:
+async def test_refused_orders(client, refused) -> None:
     def order(**changes: Any) -> Any:
         wanted = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.01", **changes}
         return refused(client.futures_create_order(**{k: v for k, v in wanted.items() if v is not None}))
@@ -210,7 +161,7 @@ async def test_refused_orders(server: PaperServer, client: AsyncClient) -> None:
     assert await client.futures_get_all_orders(symbol="BTCUSDT") == []
 
 
-async def test_lookups_cancels_and_duplicates(server: PaperServer, client: AsyncClient) -> None:
+async def test_lookups_cancels_and_duplicates(client, refused) -> None:
     missing = {"symbol": "BTCUSDT", "origClientOrderId": "never-sent"}
     assert await refused(client.futures_get_order(**missing)) == (-2013, 400)
     assert await refused(client.futures_cancel_order(**missing)) == (-2011, 400)
@@ -239,7 +190,7 @@ async def test_lookups_cancels_and_duplicates(server: PaperServer, client: Async
     assert len(await client.futures_get_all_orders(symbol="BTCUSDT")) == 2
 
 
-async def test_batch_orders_succeed_and_fail_one_by_one(server: PaperServer, client: AsyncClient) -> None:
+async def test_batch_orders_succeed_and_fail_one_by_one(client) -> None:
     good = {"symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.01"}
     replies = await client.futures_place_batch_order(
         batchOrders=[good, {**good, "reduceOnly": "true", "side": "BUY"}, {**good, "symbol": "ETHUSDT"}]
@@ -249,7 +200,7 @@ async def test_batch_orders_succeed_and_fail_one_by_one(server: PaperServer, cli
     assert replies[2]["symbol"] == "ETHUSDT"
 
 
-async def test_conditional_orders(server: PaperServer, client: AsyncClient) -> None:
+async def test_conditional_orders(client, advance, refused) -> None:
     await client.futures_create_order(symbol="BTCUSDT", side="BUY", type="MARKET", quantity="0.1")
     placed = await client.futures_create_order(
         symbol="BTCUSDT",
@@ -278,7 +229,7 @@ async def test_conditional_orders(server: PaperServer, client: AsyncClient) -> N
         "code": "200",
         "msg": "success",
     }
-    await advance(server)  # high 51020
+    await advance()  # high 51020
     done = await client.futures_get_order(symbol="BTCUSDT", clientAlgoId="agent_BTCUSDT_1t")
     assert (done["algoStatus"], done["actualQty"]) == ("FINISHED", "0.1")
     order = await client.futures_get_order(symbol="BTCUSDT", origClientOrderId="agent_BTCUSDT_1t")
@@ -306,17 +257,16 @@ async def test_conditional_orders(server: PaperServer, client: AsyncClient) -> N
     assert statuses == ["FINISHED", "CANCELED", "CANCELED"]
 
 
-async def test_accounts_do_not_see_each_other(server: PaperServer, client: AsyncClient) -> None:
+async def test_accounts_do_not_see_each_other(server, client, client_for, refused) -> None:
     bob = client_for(server, "bob")
     await client.futures_create_order(symbol="BTCUSDT", side="BUY", type="MARKET", quantity="0.1")
     assert (await bob.futures_account(version=3))["totalWalletBalance"] == "500.00000000"
     assert await bob.futures_account_trades(symbol="BTCUSDT") == []
     assert await refused(bob.futures_get_order(symbol="BTCUSDT", orderId=1)) == (-2013, 400)
     assert await bob.futures_stream_get_listen_key() != await client.futures_stream_get_listen_key()
-    await bob.close_connection()
 
 
-async def test_headers_and_unknown_paths(server: PaperServer, client: AsyncClient) -> None:
+async def test_headers_and_unknown_paths(server, client) -> None:
     await client.futures_account_balance()
     used = int(client.response.headers["X-MBX-USED-WEIGHT-1M"])
     await client.futures_account_balance()
@@ -327,132 +277,3 @@ async def test_headers_and_unknown_paths(server: PaperServer, client: AsyncClien
     async with client.session.get(f"{server.rest_url}/fapi/v1/nothing") as reply:
         assert reply.status == 404
         assert (await reply.json())["code"] == -5000
-
-
-async def test_user_stream_tells_of_orders_and_triggers(server: PaperServer, client: AsyncClient) -> None:
-    async with closing_soon(sockets_for(server, client).futures_user_socket()) as user:
-        await client.futures_create_order(
-            symbol="BTCUSDT", side="BUY", type="MARKET", quantity="0.1", newClientOrderId="first"
-        )
-        new, lite, fill, account = [await receive(user) for _ in range(4)]
-        assert [e["e"] for e in (new, lite, fill, account)] == [
-            "ORDER_TRADE_UPDATE",
-            "TRADE_LITE",
-            "ORDER_TRADE_UPDATE",
-            "ACCOUNT_UPDATE",
-        ]
-        assert (new["o"]["x"], new["o"]["X"], new["T"]) == ("NEW", "NEW", AT_START_MS)
-        order = fill["o"]
-        assert (order["c"], order["x"], order["X"], order["t"]) == ("first", "TRADE", "FILLED", 1)
-        assert (order["L"], order["n"], order["N"], order["rp"]) == (
-            "51005.1",
-            "2.55025500",
-            "USDT",
-            "0.00000000",
-        )
-        assert account["a"]["B"][0]["wb"] == "9997.44974500"
-        assert (account["a"]["P"][0]["pa"], account["a"]["P"][0]["ep"]) == ("0.100", "51005.1")
-        await client.futures_create_order(
-            symbol="BTCUSDT", side="SELL", type="TAKE_PROFIT_MARKET", stopPrice="51020", closePosition="true"
-        )
-        await advance(server)
-        heard = [await receive(user) for _ in range(8)]
-        assert [e["o"]["X"] for e in heard if e["e"] == "ALGO_UPDATE"] == [
-            "NEW",
-            "TRIGGERING",
-            "TRIGGERED",
-            "FINISHED",
-        ]
-        assert {e["T"] for e in heard[1:]} == {AT_START_MS + HOUR_MS - 1}  # the close of the candle
-
-
-async def test_lock_step_klines(server: PaperServer, client: AsyncClient) -> None:
-    streams = ["btcusdt@kline_1h", "ethusdt@kline_1h", "btcusdt@kline_4h"]
-    async with closing_soon(sockets_for(server, client).futures_multiplex_socket(streams)) as market:
-        await asyncio.sleep(0.1)
-        state = await advance(server, 4)
-        assert state == {"clock": AT_START_MS + 4 * HOUR_MS, "index": 104, "remaining": 56, "done": False}
-        heard = [await receive(market) for _ in range(9)]
-        assert [m["stream"] for m in heard[:2]] == ["btcusdt@kline_1h", "ethusdt@kline_1h"]
-        first = heard[0]["data"]
-        assert first["E"] == AT_START_MS + HOUR_MS - 1
-        assert first["k"]["t"] == AT_START_MS
-        assert (first["k"]["o"], first["k"]["h"], first["k"]["l"], first["k"]["c"], first["k"]["x"]) == (
-            "51000.0",
-            "51020.0",
-            "50990.0",
-            "51010.0",
-            True,
-        )
-        (longer,) = [m["data"]["k"] for m in heard if m["stream"] == "btcusdt@kline_4h"]
-        assert (longer["t"], longer["o"], longer["h"], longer["l"], longer["c"], longer["v"]) == (
-            AT_START_MS,
-            "51000.0",
-            "51050.0",
-            "50990.0",
-            "51040.0",
-            "40.0",
-        )
-        rows = await client.futures_klines(symbol="BTCUSDT", interval="4h", limit=2)
-        assert (rows[0][0], rows[0][4]) == (longer["t"], longer["c"])
-
-
-async def test_single_kline_socket_speaks_continuous_klines(server: PaperServer, client: AsyncClient) -> None:
-    async with closing_soon(sockets_for(server, client).kline_futures_socket("btcusdt", "1h")) as market:
-        await asyncio.sleep(0.1)
-        await advance(server)
-        event = await receive(market)
-    assert (event["e"], event["ps"], event["ct"], event["k"]["x"]) == (
-        "continuous_kline",
-        "BTCUSDT",
-        "PERPETUAL",
-        True,
-    )
-    assert "s" not in event["k"]
-
-
-async def test_listen_keys(server: PaperServer, client: AsyncClient) -> None:
-    key = await client.futures_stream_get_listen_key()
-    assert len(key) == 64
-    assert await client.futures_stream_get_listen_key() == key
-    await client.futures_stream_keepalive(listenKey=key)
-    await client.futures_stream_close(listenKey=key)
-    assert await refused(client.futures_stream_keepalive(listenKey=key)) == (-1125, 400)
-    assert await client.futures_stream_get_listen_key() != key
-
-
-async def test_control_routes_refuse_nonsense(server: PaperServer, client: AsyncClient) -> None:
-    for body in ("nonsense", '{"candles": 0}', '{"candles": true}', '{"candles": "2"}', "[1]"):
-        async with client.session.post(f"{server.rest_url}/paper/advance", data=body) as reply:
-            assert reply.status == 400
-    async with client.session.get(f"{server.rest_url}/paper/state") as reply:
-        assert await reply.json() == {
-            "clock": AT_START_MS,
-            "index": 100,
-            "remaining": 60,
-            "done": False,
-            "speed": None,
-            "lock_step": True,
-            "symbols": ["BTCUSDT", "ETHUSDT"],
-            "interval": "1h",
-            "synthetic": False,
-        }
-    assert (await advance(server, 1000))["done"] is True
-    rows = await client.futures_klines(symbol="BTCUSDT", interval="1h", limit=2)
-    assert rows[-1][6] < (await client.futures_time())["serverTime"]  # no open candle is left
-
-
-def closing_soon(socket: Any) -> Any:
-    """The same socket, looking up from its wait often: it is closed only then, by default after 10 s."""
-    socket.TIMEOUT = 0.1
-    return socket
-
-
-async def receive(socket: Any) -> Any:
-    """The next message, within 5 s."""
-    return await asyncio.wait_for(socket.recv(), 5)
-
-
-def test_decimal_amounts_survive_the_wire(server: PaperServer) -> None:
-    (account, _) = server.exchange.engine.accounts.values()
-    assert account.wallet_usdt == Decimal(10_000)
