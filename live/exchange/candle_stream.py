@@ -19,14 +19,13 @@ from live.exchange.sockets import (
     ClientConnection,
     StreamSettings,
     decode,
+    event_of,
     open_socket,
 )
 
 _LOG = logging.getLogger(__name__)
 
 _FILL_PAGE = 1000
-# A candle that has just closed may reach the history a moment after the stream.
-_FILL_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 ReadHistory = Callable[[str, int, int | None], Awaitable[list[Candle]]]
 """(symbol, first open time, last open time or None) -> closed candles, ascending, at most a page of 1000."""
@@ -117,7 +116,7 @@ class CandleStream(EventStream[Candle]):
             await self._take(decode(text))
 
     async def _take(self, message: Mapping[str, Any]) -> None:
-        body = message.get("data", message)
+        body = event_of(message)
         if body.get("e") != "kline":
             return
         try:
@@ -162,30 +161,29 @@ class CandleStream(EventStream[Candle]):
         Raises:
             MarketDataError: the history lacks one of those.
         """
-        pauses = iter(_FILL_AGAIN_S)
+        pauses = iter(self._settings.fill_again_s)
         while True:
-            first_ms = self._next_ms[symbol]
             last_ms = None if before_ms is None else before_ms - 1
-            found = await self._read_history(symbol, first_ms, last_ms)
+            found = await self._read_history(symbol, self._next_ms[symbol], last_ms)
+            missing_until_ms = before_ms
             for candle in found:
                 if candle.open_time_ms != self._next_ms[symbol]:
-                    raise self._hole(symbol, candle.open_time_ms)
+                    missing_until_ms = candle.open_time_ms
+                    break
                 self._deliver(candle)
-            if len(found) >= _FILL_PAGE:
-                continue
-            if before_ms is None or self._next_ms[symbol] >= before_ms:
+            else:
+                if len(found) >= _FILL_PAGE:
+                    continue
+            if missing_until_ms is None or self._next_ms[symbol] >= missing_until_ms:
                 return
             pause_s = next(pauses, None)
             if pause_s is None:
-                raise self._hole(symbol, before_ms)
+                raise MarketDataError(
+                    f"{symbol}: the exchange's history has no {interval_name(self._interval_ms)} candles from "
+                    f"{format_time(self._next_ms[symbol])} to {format_time(missing_until_ms)} (excluded); "
+                    f"trading needs them all, so start again once they are there"
+                )
             await asyncio.sleep(pause_s)
-
-    def _hole(self, symbol: str, until_ms: int) -> MarketDataError:
-        return MarketDataError(
-            f"{symbol}: the exchange's history has no {interval_name(self._interval_ms)} candles from "
-            f"{format_time(self._next_ms[symbol])} to {format_time(until_ms)} (excluded); "
-            f"trading needs them all, so start again once they are there"
-        )
 
 
 def _candle(symbol: str, interval_ms: int, kline: Mapping[str, Any]) -> Candle:

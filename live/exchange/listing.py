@@ -37,21 +37,28 @@ class Listing:
         if not self._rest.has_key:
             listed = await self._listed()
             return {symbol: self._public(self._checked(symbol, listed)) for symbol in symbols}
-        listed, bracket_reply, *fees = await asyncio.gather(
+        listed, bracket_reply, fees = await asyncio.gather(
             self._listed(),
             self._rest.read("futures_leverage_bracket"),
-            *(self._rest.read("futures_commission_rate", symbol=symbol) for symbol in symbols),
+            # An unknown symbol is refused here too, but the listing can say which was meant.
+            asyncio.gather(
+                *(self._rest.read("futures_commission_rate", symbol=symbol) for symbol in symbols),
+                return_exceptions=True,
+            ),
         )
+        entries = [self._checked(symbol, listed) for symbol in symbols]
         brackets = parse.brackets(bracket_reply)
-        return {
-            symbol: parse.instrument(
-                self._checked(symbol, listed),
+        found = {}
+        for symbol, entry, fee in zip(symbols, entries, fees, strict=True):
+            if isinstance(fee, BaseException):
+                raise fee
+            found[symbol] = parse.instrument(
+                entry,
                 brackets.get(symbol, ()),
                 maker_fee=decimal_of(fee["makerCommissionRate"]),
                 taker_fee=decimal_of(fee["takerCommissionRate"]),
             )
-            for symbol, fee in zip(symbols, fees, strict=True)
-        }
+        return found
 
     def _public(self, entry: Json) -> Instrument:
         bundled = default_instruments().get(str(entry["symbol"]))

@@ -105,14 +105,16 @@ def instrument(
         filters = _filters(symbol)
         price, lot, market = filters["PRICE_FILTER"], filters["LOT_SIZE"], filters["MARKET_LOT_SIZE"]
         percent = filters["PERCENT_PRICE"]
+        step = max(Decimal(lot["stepSize"]), Decimal(market["stepSize"]))
         return Instrument(
             symbol=name,
             base_asset=str(symbol["baseAsset"]),
             tick_size=Decimal(price["tickSize"]),
             min_price=Decimal(price["minPrice"]),
             max_price=Decimal(price["maxPrice"]),
-            step_size=max(Decimal(lot["stepSize"]), Decimal(market["stepSize"])),
-            min_quantity=max(Decimal(lot["minQty"]), Decimal(market["minQty"])),
+            step_size=step,
+            # Some contracts state a minimum of 0; one step is the least that can be traded.
+            min_quantity=max(Decimal(lot["minQty"]), Decimal(market["minQty"]), step),
             max_quantity_limit=Decimal(lot["maxQty"]),
             max_quantity_market=Decimal(market["maxQty"]),
             min_notional_usdt=Decimal(filters["MIN_NOTIONAL"]["notional"]),

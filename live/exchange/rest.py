@@ -225,7 +225,7 @@ class BinanceRest:
         """
         client = self._client
         if client is None:
-            raise ExchangeUnavailableError("not connected to the exchange; call connect() first")
+            raise ExchangeError("not connected to the exchange; call connect() first")
         if left_s := self.budget.ban_left_s():
             raise RateLimitedError(
                 f"{self.venue.name} banned this address for another {left_s:.0f} s; nothing was sent",
@@ -235,7 +235,8 @@ class BinanceRest:
         try:
             return await getattr(client, method)(**params)
         except WireError as error:
-            raise self._translate(call, error) from error
+            # Without its cause, whose text may not be masked; the message has all of it.
+            raise self._translate(call, error) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ExchangeUnavailableError(
                 f"{call}: cannot connect to {self.venue.rest_url} ({_first_line(error)}); nothing was sent. "

@@ -35,6 +35,8 @@ class StreamSettings:
     Attributes:
         silence_s: a market stream this quiet is opened anew; doubled while the exchange really has nothing to say.
         late_s: how long the other symbols' candles may come after the first one's before REST is asked.
+        fill_again_s: pauses before the history is asked again for a candle that it lacks: one that has just closed
+            may reach it a moment after the stream.
         first_retry_s, longest_retry_s: pause after a failed connection, doubling, with jitter.
         give_up_s: an outage this long ends the stream with an error.
         keep_alive_s: how often the listen key of the user stream is prolonged; it lives for an hour.
@@ -44,6 +46,7 @@ class StreamSettings:
     silence_s: float = 30.0
     longest_silence_s: float = 300.0
     late_s: float = 2.0
+    fill_again_s: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 4.0)
     first_retry_s: float = 0.2
     longest_retry_s: float = 20.0
     give_up_s: float = 600.0
@@ -101,11 +104,18 @@ def decode(text: str | bytes) -> Mapping[str, Any]:
     return message
 
 
+def event_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The event in a message, out of the envelope of a combined stream; empty when it holds a list or nothing."""
+    body = message.get("data", message)
+    return body if isinstance(body, dict) else {}
+
+
 __all__ = [
     "INTERRUPTIONS",
     "Backoff",
     "ClientConnection",
     "StreamSettings",
     "decode",
+    "event_of",
     "open_socket",
 ]

@@ -19,6 +19,7 @@ from live.exchange.base import (
     UserEvent,
 )
 from live.exchange.parse import Json, decimal_of, make_fill, malformed
+from live.exchange.sockets import event_of
 
 LISTEN_KEY_EXPIRED = "listenKeyExpired"
 
@@ -31,7 +32,7 @@ def parse_user_message(message: Json, *, exchange: str) -> tuple[UserEvent, ...]
     Raises:
         ExchangeError: a message of a known kind lacks something.
     """
-    body = message.get("data", message)
+    body = event_of(message)
     parser = _PARSERS.get(str(body.get("e", "")))
     if parser is None:
         return ()
@@ -43,7 +44,7 @@ def parse_user_message(message: Json, *, exchange: str) -> tuple[UserEvent, ...]
 
 def message_kind(message: Json) -> str:
     """The message's event type, e.g. `listenKeyExpired`; empty for replies to control requests."""
-    return str(message.get("data", message).get("e", ""))
+    return str(event_of(message).get("e", ""))
 
 
 def _order_trade_update(body: Json, exchange: str) -> tuple[UserEvent, ...]:

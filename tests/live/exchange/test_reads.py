@@ -1,0 +1,230 @@
+"""Reading from an exchange that misbehaves: repeated within bounds, and said plainly when it does not help."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from envs.account import Order, Side
+from envs.errors import (
+    AuthenticationError,
+    ConfigError,
+    CredentialsError,
+    ExchangeError,
+    ExchangeUnavailableError,
+    RateLimitedError,
+)
+from live.exchange.base import RetryPolicy
+from live.exchange.binance import BinanceExchange
+from live.exchange.clock import ExchangeClock, RequestBudget
+from live.exchange.rest import WireError, read_reply
+from live.settings import Credentials
+
+if TYPE_CHECKING:
+    from tests.live.exchange.conftest import FaultyExchange
+
+ID = "A_BTCUSDT_1736630399999o"
+
+
+def reply(status: int, code: int, text: str, **headers: str) -> web.Response:
+    return web.json_response({"code": code, "msg": text}, status=status, headers=headers)
+
+
+async def test_a_read_is_repeated_while_it_fails_for_a_passing_reason(
+    faulty: FaultyExchange, client: BinanceExchange
+) -> None:
+    faulty.get_faults.extend(["cut", reply(503, -1001, "Internal error")])
+    assert await client.order("BTCUSDT", ID) is None
+    # aiohttp itself repeats a GET whose connection broke, once.
+    assert len(faulty.gets) >= 3
+
+
+async def test_a_read_gives_up_after_its_attempts(faulty: FaultyExchange, client: BinanceExchange) -> None:
+    html = [web.Response(status=502, text="<html><h1>Bad Gateway</h1></html>") for _ in range(3)]
+    faulty.get_faults.extend(html)
+    with pytest.raises(ExchangeUnavailableError, match="Bad Gateway") as caught:
+        await client.order("BTCUSDT", ID)
+    assert caught.value.http_status == 502
+    assert faulty.gets == ["/fapi/v1/order"] * 3
+
+
+async def test_a_silent_exchange_costs_the_timeout_once_per_attempt(
+    faulty: FaultyExchange, client: BinanceExchange
+) -> None:
+    faulty.get_faults.extend(["hang"] * 3)
+    began = time.monotonic()
+    with pytest.raises(ExchangeUnavailableError, match=r"no reply .* within 0.4 s"):
+        await client.order("BTCUSDT", ID)
+    assert time.monotonic() - began >= 1.2
+
+
+async def test_a_clock_that_drifted_is_measured_again(
+    faulty: FaultyExchange, client: BinanceExchange
+) -> None:
+    faulty.get_faults.append(reply(400, -1021, "Timestamp for this request is outside of the recvWindow."))
+    asked = faulty.times_asked
+    assert await client.order("BTCUSDT", ID) is None
+    assert faulty.times_asked == asked + 3
+
+
+async def test_a_rate_limit_is_waited_for_within_bounds(
+    faulty: FaultyExchange, client: BinanceExchange
+) -> None:
+    faulty.get_faults.append(reply(429, -1003, "Too many requests.", **{"Retry-After": "1"}))
+    began = time.monotonic()
+    assert await client.order("BTCUSDT", ID) is None
+    assert time.monotonic() - began >= 1
+    faulty.get_faults.append(reply(429, -1003, "Too many requests.", **{"Retry-After": "60"}))
+    with pytest.raises(RateLimitedError) as caught:
+        await client.order("BTCUSDT", ID)
+    assert caught.value.retry_after_s == 60
+
+
+async def test_a_refusal_of_the_key_is_not_repeated(faulty: FaultyExchange, client: BinanceExchange) -> None:
+    faulty.get_faults.append(reply(401, -2014, "API-key format invalid."))
+    with pytest.raises(AuthenticationError, match="malformed"):
+        await client.order("BTCUSDT", ID)
+    assert len(faulty.gets) == 1
+
+
+async def test_without_a_key_only_market_data_can_be_asked_for(faulty: FaultyExchange) -> None:
+    async with BinanceExchange(faulty.venue(), None, ()) as exchange:
+        assert abs(await exchange.server_time_ms() - time.time() * 1000) < 1000
+        for request in (
+            exchange.account(),
+            exchange.place(Order("BTCUSDT", Side.BUY, Decimal(1), client_order_id=ID)),
+            exchange.fills("BTCUSDT"),
+            exchange.cancel_all("BTCUSDT"),
+        ):
+            with pytest.raises(CredentialsError, match="needs an API key of paper"):
+                await request
+        with pytest.raises(CredentialsError):
+            exchange.stream_user_events()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"enableWithdrawals": True, "enableFutures": True}, "may withdraw funds"),
+        ({"enableFutures": True}, "may withdraw funds"),
+        ({"enableWithdrawals": False, "enableFutures": False}, "may not trade futures"),
+        ({"code": -1002, "msg": "You are not authorized to execute this request."}, "cannot be checked"),
+        ({"enableWithdrawals": False, "enableFutures": True}, None),
+        ({"enableWithdrawals": False}, None),
+    ],
+)
+async def test_a_key_must_provably_not_withdraw(
+    faulty: FaultyExchange, client: BinanceExchange, answer: dict[str, object], message: str | None
+) -> None:
+    faulty.get_faults.append(web.json_response(answer))
+    if message is None:
+        await client.check_withdrawals_disabled()
+        return
+    with pytest.raises(CredentialsError, match=message):
+        await client.check_withdrawals_disabled()
+
+
+async def test_neither_logs_nor_errors_show_a_secret(
+    faulty: FaultyExchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, secret = "an-api-key-of-64-characters", "a-secret-that-nobody-may-ever-see"
+    caplog.set_level(logging.DEBUG)
+    exchange = BinanceExchange(
+        faulty.venue(),
+        Credentials(key, secret),
+        (),
+        retry=RetryPolicy(attempts=2, delay_s=0.01, resolve_s=0.2),
+        recv_window_ms=100,
+        timeout_s=0.2,
+        back_end_delay_s=0.0,
+    )
+    texts = [repr(exchange)]
+    async with exchange:
+        faulty.get_faults.append(reply(401, -2015, f"Invalid API-key {key} or secret {secret}"))
+        faulty.faults.extend([("lose", "timeout"), ("lose", "400", "-1102", f"Parameter {secret} malformed")])
+        stream = exchange.stream_user_events()
+        await anext(stream)
+        for request in (
+            exchange.order("BTCUSDT", ID),
+            exchange.place(Order("BTCUSDT", Side.BUY, Decimal(1), client_order_id=ID)),
+        ):
+            with pytest.raises(ExchangeError) as caught:
+                await request
+            texts.append("".join(traceback.format_exception(caught.value)))
+        await faulty.drop_socket()
+        await anext(stream)
+    texts.append(caplog.text)
+    assert "****" in "".join(texts)
+    for text in texts:
+        assert key not in text
+        assert secret not in text
+        assert faulty.listen_key not in text
+
+
+async def test_leverage_and_symbols_are_checked_before_anything_is_sent(faulty: FaultyExchange) -> None:
+    for symbols, leverage, message in (
+        (("BTCUSDT", "BTCUSDT"), None, "given twice"),
+        (("BTCUSDT",), 0, "whole number from 1"),
+        (("BTCUSDT",), {"ETHUSDT": 3}, "ETHUSDT"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            BinanceExchange(faulty.venue(), None, symbols, leverage=leverage)  # type: ignore[arg-type]
+
+
+def test_replies_are_read_by_status_and_body() -> None:
+    assert read_reply(200, {}, '{"a": 0.1, "b": 1e-05}') == {"a": Decimal("0.1"), "b": Decimal("0.00001")}
+    assert read_reply(200, {}, '{"code":"200","msg":"success"}')["msg"] == "success"
+    assert read_reply(200, {}, '{"code":200,"msg":"done"}')["code"] == 200
+    assert read_reply(200, {}, "") == {}
+    assert read_reply(200, {}, "[]") == []
+    for status, body, code, text in (
+        (200, '{"code":-1121,"msg":"Invalid symbol."}', -1121, "Invalid symbol."),
+        (400, '{"code":-2019,"msg":"Margin"}', -2019, "Margin"),
+        (400, "[1]", None, "[1]"),
+        (502, "<html><title>x</title><h1>Bad\n Gateway</h1></html>", None, "no JSON, but: x Bad Gateway"),
+        (200, "{broken", None, "no JSON, but: {broken"),
+        (500, "", None, "(no message)"),
+    ):
+        with pytest.raises(WireError) as caught:
+            read_reply(status, {}, body)
+        assert (caught.value.http_status, caught.value.code, caught.value.text) == (status, code, text)
+
+
+async def test_the_clock_takes_the_sample_with_the_shortest_round_trip() -> None:
+    clock = ExchangeClock(simulated=False)
+    delays = iter((0.05, 0.0, 0.02))
+
+    async def ask() -> int:
+        at = int(time.time() * 1000) + 2_000
+        await asyncio.sleep(next(delays))
+        return at
+
+    await clock.measure(ask)
+    assert 1_980 <= clock.offset_ms <= 2_001
+    assert clock.uncertainty_ms < 10
+    assert abs(clock.now_ms() - time.time() * 1000 - 2_000) < 25
+
+
+def test_a_simulated_clock_stands_where_it_was_last_seen() -> None:
+    clock = ExchangeClock(simulated=True)
+    clock.observe(1_000)
+    clock.observe(500)
+    assert clock.now_ms() == 1_000
+
+
+def test_a_bulk_download_pauses_when_the_limit_is_nearly_used_up() -> None:
+    budget = RequestBudget()
+    assert budget.pause_s() == 0
+    budget.note({"X-MBX-USED-WEIGHT-1M": "1919"})
+    assert budget.pause_s() == 0
+    budget.note({"X-MBX-USED-WEIGHT-1M": "1920"})
+    assert 0 < budget.pause_s() <= 60.2
+    budget.note({"X-MBX-USED-WEIGHT-1M": "nonsense"})
+    assert budget.used_weight == 1920
