@@ -63,11 +63,12 @@ async def serve_socket(
         await send({"type": "websocket.close", "code": 1008})
         return
     category, enveloped, streams = route
-    await send({"type": "websocket.accept"})
     connection = Connection(send)
     connections.add(connection)
     session = StreamSession(hub, connection, category, enveloped)
+    # Before the handshake is answered: a client that has its connection misses nothing from then on.
     subscribe_from_url(session, streams, query)
+    await send({"type": "websocket.accept"})
     writer = asyncio.create_task(connection.write())
     try:
         while True:
