@@ -25,8 +25,8 @@ TICKS = {"BTCUSDT": D("0.1"), "ETHUSDT": D("0.01")}
 
 symbols = st.sampled_from(SYMBOLS)
 sides = st.sampled_from([Side.BUY, Side.SELL])
-quantities = st.integers(1, 4000).map(lambda steps: D(steps) / 1000)
-moves = st.integers(-600, 600).map(lambda bps: D(bps) / 10_000)
+quantities = st.integers(20, 3000).map(lambda steps: D(steps) / 1000)
+moves = st.integers(-700, 700).map(lambda bps: D(bps) / 10_000)
 
 market_orders = st.tuples(st.just("market"), symbols, sides, quantities, st.booleans())
 limit_orders = st.tuples(
@@ -53,13 +53,13 @@ fundings = st.tuples(st.just("funding"), st.tuples(moves, moves))
 cancels = st.tuples(st.just("cancel"), symbols, st.booleans())
 actions = st.lists(
     st.one_of(market_orders, limit_orders, triggers, candles, segments, fundings, cancels),
-    min_size=8,
-    max_size=40,
+    min_size=20,
+    max_size=60,
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(actions=actions, wallet=st.integers(0, 50_000), slippage=st.integers(0, 30))
+@settings(max_examples=150, deadline=None)
+@given(actions=actions, wallet=st.integers(2_000, 100_000), slippage=st.integers(0, 30))
 def test_wallet_and_positions_are_folds(actions: list[Any], wallet: int, slippage: int) -> None:
     rules = {one.symbol: one for one in get_instruments(SYMBOLS)}
     engine = Engine(EngineSettings(rules, D(slippage)), 0, dict(STARTS))
@@ -95,6 +95,11 @@ def perform(engine: Engine, account: Account, action: Any) -> None:
                 desk.place_order(engine, account, request)
             case "trigger":
                 symbol, side, type_, quantity, reduce_only, move = rest
+                held = account.position(symbol).quantity
+                if held and reduce_only:
+                    side = Side.SELL if held > 0 else Side.BUY
+                # A distance to the side on which it does not fire at once.
+                move = abs(move) * (1 if (type_ == "STOP_MARKET") == (side is Side.BUY) else -1)
                 desk.place_algo_order(
                     engine,
                     account,
