@@ -66,10 +66,10 @@ class FlatAgent:
 class BuyAndHoldAgent:
     """Opens a long in every symbol once, and keeps it: 1 until the position is there, 0 (hold) from then on.
 
-    For a signal scheme, in which 0 leaves a position alone.
+    For a signal scheme, in which 0 leaves a position alone. Its short name leaves room in client order ids.
     """
 
-    def __init__(self, name: str = "buy-and-hold") -> None:
+    def __init__(self, name: str = "buy-hold") -> None:
         self.name = name
         self._exposure = slice(0, 0)
         self._opened = np.zeros(0, np.bool_)
