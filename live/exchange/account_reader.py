@@ -23,13 +23,21 @@ class AccountReader:
         self._rest = rest
         self._leverage: dict[str, int] = {}
 
-    async def check_one_way(self) -> None:
-        """Raise a ConfigError when the account is in hedge mode."""
-        reply = await self._rest.read("futures_get_position_mode")
-        if str(reply.get("dualSidePosition")).lower() == "true":
+    async def check_modes(self) -> None:
+        """Raise a ConfigError unless the account may trade, in one-way mode with USDT as its only margin."""
+        reply = await self._rest.read("futures_account_config")
+        name = self._rest.venue.name
+        if reply.get("canTrade") is False:
+            raise ConfigError(f"the {name} account may not trade; ask the exchange why")
+        if reply.get("dualSidePosition"):
             raise ConfigError(
-                f"the {self._rest.venue.name} account is in hedge mode; perpgym trades in one-way mode: close all "
-                f"positions and set 'Position Mode' to 'One-way' in the exchange's preferences"
+                f"the {name} account is in hedge mode; perpgym trades in one-way mode: close all positions and set "
+                f"'Position Mode' to 'One-way' in the exchange's preferences"
+            )
+        if reply.get("multiAssetsMargin"):
+            raise ConfigError(
+                f"the {name} account is in multi-assets mode; perpgym counts in USDT alone: close all positions and "
+                f"set 'Asset Mode' to 'Single-Asset' in the exchange's preferences"
             )
 
     async def prepare(self, symbol: str, leverage: int | None) -> None:

@@ -105,14 +105,15 @@ class BinanceExchange(Exchange):
 
         Raises:
             InstrumentError: a symbol does not trade here as a perpetual.
-            ConfigError: the account is in hedge mode, or a symbol cannot be set to cross margin or to its leverage.
+            ConfigError: the account is in hedge or multi-assets mode, or a symbol cannot be set to cross margin or to
+                its leverage.
             AuthenticationError: the key is refused.
         """
         await self._rest.open()
         try:
             if self._rest.has_key:
                 self.loaded, _ = await asyncio.gather(
-                    self.instruments(self.traded), self._account.check_one_way()
+                    self.instruments(self.traded), self._account.check_modes()
                 )
                 await asyncio.gather(
                     *(self._account.prepare(one, self._wanted_leverage.get(one)) for one in self.traded)

@@ -17,6 +17,7 @@ from live.exchange.rest import BinanceRest
 
 PAGE = 1000
 WEEK_MS = 7 * 24 * 3_600_000
+_KEPT_MS = 26 * WEEK_MS
 _REMEMBERED_ORDERS = 10_000
 _LOOK_UPS_AT_ONCE = 10
 # A fill may show up in userTrades a moment after its order is reported as filled.
@@ -118,7 +119,8 @@ class Trades:
                 return page
             return page + await self._from_id(symbol, max(int(row["id"]) for row in page) + 1)
         now_ms = await self._rest.fresh_now_ms()
-        start_ms = since_ms
+        # The exchange forgets trades after some months; only a simulated one keeps all.
+        start_ms = since_ms if self._rest.clock.simulated else max(since_ms, now_ms - _KEPT_MS)
         while start_ms <= now_ms:
             page = await self._rows(symbol, startTime=start_ms, endTime=start_ms + WEEK_MS - 1)
             if page:

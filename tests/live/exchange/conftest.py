@@ -7,6 +7,7 @@ import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -50,6 +51,9 @@ class FaultyExchange:
         self.gets: list[str] = []
         self.times_asked = 0
         self.clock_ahead_ms = 0
+        self.account_config: dict[str, bool] = {}
+        self.klines_cap = 1500
+        self.listed_ms = 0
         self.listen_key = "listen-key-1"
         self.keep_alives = 0
         self.known_keys = {"listen-key-1", "listen-key-2", "listen-key-3"}
@@ -64,6 +68,10 @@ class FaultyExchange:
     def venue(self) -> Venue:
         return paper_venue(self.url, self.url.replace("http", "ws"))
 
+    def real_venue(self) -> Venue:
+        """The same, with a clock that runs as ours does."""
+        return replace(self.venue(), name="testnet", market_data="testnet")
+
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/fapi/v1/time", self._time)
@@ -71,7 +79,8 @@ class FaultyExchange:
         app.router.add_get("/fapi/v1/openOrders", self._open_orders)
         app.router.add_post("/fapi/v1/order", self._post_order)
         app.router.add_get("/fapi/v1/userTrades", self._user_trades)
-        app.router.add_get("/fapi/v1/positionSide/dual", self._mode)
+        app.router.add_get("/fapi/v1/klines", self._klines)
+        app.router.add_get("/fapi/v1/accountConfig", self._account_config)
         app.router.add_post("/fapi/v1/listenKey", self._post_key)
         app.router.add_put("/fapi/v1/listenKey", self._put_key)
         app.router.add_get("/sapi/v1/account/apiRestrictions", self._permissions)
@@ -93,8 +102,23 @@ class FaultyExchange:
         self.times_asked += 1
         return web.json_response({"serverTime": self.now_ms()})
 
-    async def _mode(self, request: web.Request) -> web.Response:
-        return web.json_response({"dualSidePosition": False})
+    async def _account_config(self, request: web.Request) -> web.Response:
+        return web.json_response({"canTrade": True, "dualSidePosition": False, **self.account_config})
+
+    async def _klines(self, request: web.Request) -> web.Response:
+        """Minute candles up to the one that is open now, in pages of at most `klines_cap`."""
+        self.gets.append(request.path)
+        query = {name: int(text) for name, text in request.query.items() if text.isdigit()}
+        newest = self.now_ms() // 60_000 * 60_000
+        last = min(newest, query.get("endTime", newest))
+        limit = min(query["limit"], self.klines_cap)
+        first = last // 60_000 * 60_000 - (limit - 1) * 60_000
+        first = max(query.get("startTime", first), self.listed_ms)
+        rows = [
+            [at, "1", "2", "0.5", "1.5", "7", at + 59_999, "0", 0, "0", "0", "0"]
+            for at in range(first, last + 1, 60_000)
+        ]
+        return web.json_response(rows[:limit])
 
     async def _permissions(self, request: web.Request) -> web.StreamResponse:
         return await self._faulty(request) or web.json_response({})
@@ -130,6 +154,7 @@ class FaultyExchange:
         return web.json_response({**found, "avgPrice": "100"})
 
     async def _user_trades(self, request: web.Request) -> web.Response:
+        self.gets.append(request.path)
         wanted = request.query.get("orderId")
         return web.json_response([t for t in self.trades if wanted is None or str(t["orderId"]) == wanted])
 

@@ -7,6 +7,7 @@ import logging
 import time
 import traceback
 from decimal import Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -176,6 +177,53 @@ async def test_leverage_and_symbols_are_checked_before_anything_is_sent(faulty: 
     ):
         with pytest.raises(ConfigError, match=message):
             BinanceExchange(faulty.venue(), None, symbols, leverage=leverage)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"dualSidePosition": True}, "hedge mode.*One-way"),
+        ({"multiAssetsMargin": True}, "multi-assets mode.*Single-Asset"),
+        ({"canTrade": False}, "may not trade"),
+    ],
+)
+async def test_an_account_in_another_mode_is_refused(
+    faulty: FaultyExchange, config: dict[str, bool], message: str
+) -> None:
+    faulty.account_config = config
+    with pytest.raises(ConfigError, match=message):
+        await BinanceExchange(faulty.venue(), Credentials("k", "s"), ()).connect()
+
+
+@pytest.mark.parametrize("ahead_ms", [0, 200_000, -200_000])
+async def test_the_open_candle_is_told_by_the_exchanges_clock(faulty: FaultyExchange, ahead_ms: int) -> None:
+    faulty.clock_ahead_ms = ahead_ms
+    async with BinanceExchange(faulty.real_venue(), None, ()) as exchange:
+        before = faulty.now_ms() // 60_000
+        rows = await exchange.candles("BTCUSDT", 60_000, limit=3)
+        after = faulty.now_ms() // 60_000
+        assert len(rows) == 3
+        # The newest is the one before the open one (the minute may turn while asking).
+        assert before - 1 <= rows[-1].open_time_ms // 60_000 <= after - 1
+
+
+async def test_pages_are_counted_by_what_came_back(faulty: FaultyExchange) -> None:
+    faulty.klines_cap = 400  # the exchange's documents disagree on its cap
+    async with BinanceExchange(faulty.real_venue(), None, ()) as exchange:
+        rows = await exchange.candles("BTCUSDT", 60_000, limit=1_000)
+        assert len({row.open_time_ms for row in rows}) == 1_000
+        assert [b.open_time_ms - a.open_time_ms for a, b in pairwise(rows)] == [60_000] * 999
+        start_ms = rows[100].open_time_ms
+        assert await exchange.candles("BTCUSDT", 60_000, limit=900, start_ms=start_ms) == rows[100:]
+        faulty.listed_ms = rows[400].open_time_ms
+        newest = await exchange.candles("BTCUSDT", 60_000, limit=1_000, end_ms=rows[-1].open_time_ms)
+        assert newest == rows[400:]
+
+
+async def test_fills_are_looked_for_as_far_back_as_the_exchange_keeps_them(faulty: FaultyExchange) -> None:
+    async with BinanceExchange(faulty.real_venue(), Credentials("k", "s"), ()) as exchange:
+        assert await exchange.fills("BTCUSDT", since_ms=0) == []
+        assert faulty.gets.count("/fapi/v1/userTrades") == 27  # half a year, a week at a time
 
 
 def test_replies_are_read_by_status_and_body() -> None:
