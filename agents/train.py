@@ -30,7 +30,8 @@ def main(
         typer.Option(metavar="TRAIN_ID", help="Continue this run, or make what is missing of it."),
     ] = None,
     candles: Annotated[
-        list[Path] | None, typer.Option(help="Candle file; repeat for several symbols. Replaces the config's files.")
+        list[Path] | None,
+        typer.Option(help="Candle file; repeat for several symbols. Replaces the config's files."),
     ] = None,
     funding: Annotated[list[Path] | None, typer.Option(help="File of funding rates.")] = None,
     mark: Annotated[list[Path] | None, typer.Option(help="File of mark-price candles.")] = None,
@@ -102,7 +103,9 @@ def _train(
             outcome = start_training(settings, root=out, reporter=reporter, should_stop=stop)
     if not quiet:
         # A pipe has no width of its own, and eighty columns would cut the table.
-        Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(evaluation_table(outcome.evaluation))
+        Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(
+            evaluation_table(outcome.evaluation)
+        )
         if outcome.interrupted:
             console.print(
                 f"interrupted after {outcome.state.timesteps:,} steps; continue with "

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from stable_baselines3 import SAC
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
+from agents.sac.model import DivergedError
 from agents.sac.policy import FORMAT, INPUT, OUTPUT, OnnxPolicy
 from envs.errors import PerpgymError
 from envs.observation import CLIP
@@ -32,8 +33,8 @@ def actor_to_onnx(model: SAC, observation_hash: str) -> bytes:
     """The deterministic actor of `model` as an ONNX graph, checked against `model.predict`.
 
     Raises:
-        PerpgymError: the actor has a layer that this cannot write, a weight that is not finite, or the graph
-            acts differently.
+        DivergedError: a weight is not finite.
+        PerpgymError: the actor has a layer that this cannot write, or the graph acts differently.
     """
     graph = _Graph()
     actor = model.policy.actor
@@ -76,7 +77,7 @@ class _Graph:
 
     def constant(self, name: str, values: NDArray[np.float32]) -> str:
         if not np.isfinite(values).all():
-            raise PerpgymError(
+            raise DivergedError(
                 "the actor's weights are not finite: the training diverged; lower sac.learning_rate or sac.reward_scale"
             )
         self._weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))

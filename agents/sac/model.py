@@ -57,15 +57,24 @@ class TradingSac(SAC):
             name: float(logged[f"train/{name}"]) for name in ("actor_loss", "critic_loss", "ent_coef")
         }
         if not all(math.isfinite(value) for value in self.losses.values()):
-            raise DivergedError(
-                f"the training diverged at step {self.num_timesteps} ({self.losses}): lower sac.learning_rate or "
-                "sac.reward_scale"
-            )
+            raise self._diverged()
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        return super()._sample_action(0 if self.refilling else learning_starts, action_noise, n_envs)
+        try:
+            return super()._sample_action(0 if self.refilling else learning_starts, action_noise, n_envs)
+        except ValueError as error:
+            # What torch says of a normal distribution whose mean is not a number.
+            if all(bool(torch.isfinite(weights).all()) for weights in self.actor.parameters()):
+                raise
+            raise self._diverged() from error
+
+    def _diverged(self) -> DivergedError:
+        return DivergedError(
+            f"the training diverged at step {self.num_timesteps} ({self.losses}): lower sac.learning_rate or "
+            "sac.reward_scale"
+        )
 
 
 @contextmanager

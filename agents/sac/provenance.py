@@ -58,15 +58,15 @@ def describe(config: TrainConfig, dataset: Dataset, reward_scale: float) -> dict
         "spans": {name: dataset.span(name).to_dict(len(rows)) for name, rows in dataset.rows.items()},
         **settings,
         "reward_scale": reward_scale,
-        "versions": {"python": platform.python_version(), **versions()},
+        "versions": versions(),
         "git_commit": git_commit(),
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what a training's result depends on."""
-    found = {}
+    """Versions of Python and of the installed libraries that a training's result depends on."""
+    found = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
             found[name] = metadata.version(name)

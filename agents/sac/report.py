@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,9 @@ from agents.sac.dataset import Dataset
 from agents.sac.trainer import AGENT, Evaluation
 from agents.sac.validation import Validation
 from envs.time_grid import format_time
+
+# Where there is no terminal to draw a bar on, a line now and then shows that it goes on.
+_LINE_EVERY_S = 30.0
 
 
 class QuietReporter:
@@ -59,6 +63,7 @@ class ConsoleReporter:
             transient=True,
         )
         self._task: TaskID | None = None
+        self._line_s = time.monotonic()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -96,6 +101,11 @@ class ConsoleReporter:
             figures += (
                 f"  critic {progress.losses['critic_loss']:.3g}  actor {progress.losses['actor_loss']:.3g}"
             )
+        if not self._console.is_terminal:
+            if time.monotonic() - self._line_s >= _LINE_EVERY_S:
+                self._line_s = time.monotonic()
+                self._say(f"step {progress.timesteps:>9,}  of {progress.total:,}  {figures}")
+            return
         if self._task is None:
             self._task = self._bar.add_task("training", total=progress.total, figures=figures)
         self._bar.update(self._task, completed=progress.timesteps, figures=figures)

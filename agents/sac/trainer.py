@@ -114,8 +114,8 @@ def resume_training(
     """
     metadata = run.metadata()
     config = stored_config(run, overrides)
+    stored_hash, scale = _stored_facts(run)
     dataset = prepare(config, notice=reporter.notice)
-    stored_hash = metadata.values["market"]["hash"]
     if dataset.market.data_hash() != stored_hash:
         raise TrainingRunError(
             f"{run.train_id} was trained on other data (hash {stored_hash[:12]}, these have "
@@ -127,7 +127,6 @@ def resume_training(
         dataset.scaler.save(run.scaler_path)
     checkpoint, values = run.require_checkpoint()
     state = _state(run, values)
-    scale = float(metadata.values["reward_scale"])
     with torch_settings(config.sac.torch_threads):
         env = dataset.environment(
             TRAIN, config, random_start=True, episode_candles=config.sac.episode_candles
@@ -138,7 +137,7 @@ def resume_training(
         described = {
             **{key: value for key, value in metadata.values.items() if key not in ("schema", "train_id")},
             **config.model_dump(mode="json"),
-            "versions": {**metadata.values["versions"], **versions()},
+            "versions": versions(),
             "git_commit": git_commit(),
         }
         return _train(run, config, dataset, model, state, described, reporter, should_stop)
@@ -274,6 +273,17 @@ def _require_same_scaler(run: TrainingRun, dataset: Dataset) -> None:
         raise TrainingRunError(
             f"{run.scaler_path} is not the scaler of this run's training span; delete it, and --resume fits it anew"
         )
+
+
+def _stored_facts(run: TrainingRun) -> tuple[str, float]:
+    """Hash of the data, and reward scale."""
+    values = run.metadata().values
+    try:
+        return str(values["market"]["hash"]), float(values["reward_scale"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingRunError(
+            f"{run.metadata_path} is damaged ({error!r}); train again with python -m agents.train"
+        ) from error
 
 
 def _state(run: TrainingRun, values: Mapping[str, Any]) -> TrainingState:
