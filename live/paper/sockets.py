@@ -66,11 +66,12 @@ async def serve_socket(
     connection = Connection(send)
     connections.add(connection)
     session = StreamSession(hub, connection, category, enveloped)
-    # Before the handshake is answered: a client that has its connection misses nothing from then on.
-    subscribe_from_url(session, streams, query)
-    await send({"type": "websocket.accept"})
-    writer = asyncio.create_task(connection.write())
+    writer: asyncio.Task[None] | None = None
     try:
+        # Before the handshake is answered: a client that has its connection misses nothing from then on.
+        subscribe_from_url(session, streams, query)
+        await send({"type": "websocket.accept"})
+        writer = asyncio.create_task(connection.write())
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
@@ -82,9 +83,9 @@ async def serve_socket(
     finally:
         hub.drop(connection)
         connections.discard(connection)
-        writer.cancel()
-        with suppress(asyncio.CancelledError):
-            await writer
+        if writer is not None:
+            writer.cancel()
+            await asyncio.wait([writer])
 
 
 def parse_path(path: str) -> tuple[str | None, bool, list[str]] | None:
