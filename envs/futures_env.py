@@ -115,6 +115,9 @@ class FuturesEnv(TradingEnv):
         self.spec_observation = observation_spec(
             self.symbols, self.market.interval_ms, table.names, self.config
         )
+        named = observation_spec(self.symbols, self.market.interval_ms, scaler.names, self.config).features
+        if named != self.spec_observation.features:
+            scaler.require_names(table.names)  # raises, naming what differs
         self._features: NDArray[np.float32] = np.ascontiguousarray(scaler.transform(table.values))
         self._planner = Planner(self.config, self.instruments)
         self._set_span(table.warmup, start, end)
