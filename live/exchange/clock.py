@@ -23,6 +23,10 @@ class ExchangeClock:
         """UTC ms by the exchange's clock."""
         return self._last_seen_ms if self.simulated else int(time.time() * 1000 + self.offset_ms)
 
+    def certain_ms(self, now_ms: int) -> float:
+        """What the exchange's clock had certainly reached when it was taken to show `now_ms`."""
+        return now_ms if self.simulated else now_ms - self.uncertainty_ms
+
     def observe(self, server_ms: int) -> None:
         """The exchange's clock has reached this time."""
         self._last_seen_ms = max(self._last_seen_ms, server_ms)

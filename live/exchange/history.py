@@ -101,7 +101,7 @@ class History:
         )
         page = [parse.candle(symbol, interval_ms, row) for row in rows]
         # The clock was read before the request, so a candle that had closed by then is final.
-        closed_by_ms = now_ms - self._rest.clock.uncertainty_ms
+        closed_by_ms = self._rest.clock.certain_ms(now_ms)
         while page and page[-1].close_time_ms >= closed_by_ms:
             page.pop()
         return page, len(page) == len(rows)

@@ -265,6 +265,11 @@ def test_a_simulated_clock_stands_where_it_was_last_seen() -> None:
     clock.observe(1_000)
     clock.observe(500)
     assert clock.now_ms() == 1_000
+    # However long the answer took: the candle that closed at 999 is closed.
+    clock.uncertainty_ms = 50.0
+    assert clock.certain_ms(1_000) == 1_000
+    clock.simulated = False
+    assert clock.certain_ms(1_000) == 950
 
 
 def test_a_bulk_download_pauses_when_the_limit_is_nearly_used_up() -> None:
