@@ -156,7 +156,8 @@ def run_backtest(
         on_step=on_step,
     )
     elapsed_s = time.perf_counter() - began_s
-    benchmarks = simulate_benchmarks(env, setup.max_steps)
+    stopped = done.ending is Ending.STOPPED
+    benchmarks = simulate_benchmarks(env, done.metrics.steps if stopped else setup.max_steps)
     result = BacktestResult(
         spec, setup, env.market, done, benchmarks, (*notices, *_notices(done, benchmarks)), None, elapsed_s
     )
