@@ -126,7 +126,9 @@ def _embed(values: Mapping[str, Any]) -> str:
 
 
 def _title(result: BacktestResult) -> str:
-    return f"{result.spec} on {', '.join(result.simulation.symbols)}"
+    # A training run's id is long: it stands below.
+    name = result.spec if result.setup.train_id is None else result.simulation.agent
+    return f"{name} on {', '.join(result.simulation.symbols)}"
 
 
 def _header(result: BacktestResult) -> str:
@@ -134,9 +136,10 @@ def _header(result: BacktestResult) -> str:
     moved = ", ".join(f"{symbol} {change:+.2%}" for symbol, change in result.price_changes().items())
     badge = "synthetic" if synthetic else "real"
     label = "SYNTHETIC MARKET" if synthetic else "HISTORICAL DATA"
+    run = "" if result.setup.train_id is None else f"training run {escape(result.setup.train_id)}<br>"
     parts = [
         f'<h1>{escape(_title(result))}<span class="badge {badge}">{label}</span></h1>',
-        f'<p class="subtitle">{interval_name(done.interval_ms)} candles, {describe_span(done)}, '
+        f'<p class="subtitle">{run}{interval_name(done.interval_ms)} candles, {describe_span(done)}, '
         f"{done.metrics.steps:,} steps; price {escape(moved)}</p>",
     ]
     if synthetic:
