@@ -194,7 +194,7 @@ class BinanceExchange(Exchange):
 
         async def read_history(symbol: str, start_ms: int, end_ms: int | None) -> list[Candle]:
             return await self._history.candles(
-                symbol, interval_ms, limit=PAGE_CANDLES, start_ms=start_ms, end_ms=end_ms
+                symbol, interval_ms, limit=PAGE_CANDLES, start_ms=start_ms, end_ms=end_ms, urgent=True
             )
 
         stream = CandleStream(

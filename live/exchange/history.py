@@ -31,14 +31,15 @@ class History:
         start_ms: int | None = None,
         end_ms: int | None = None,
         method: str = KLINES,
+        urgent: bool = False,
     ) -> list[Candle]:
-        """Closed candles, ascending; see `Exchange.candles`."""
+        """Closed candles, ascending; see `Exchange.candles`. An `urgent` request never pauses for the limit."""
         if limit <= 0:
             return []
         now_ms = await self._rest.fresh_now_ms()
         if start_ms is None:
-            return await self._newest(symbol, interval_ms, limit, end_ms, now_ms, method)
-        return await self._forward(symbol, interval_ms, limit, start_ms, end_ms, now_ms, method)
+            return await self._newest(symbol, interval_ms, limit, end_ms, now_ms, method, urgent)
+        return await self._forward(symbol, interval_ms, limit, start_ms, end_ms, now_ms, method, urgent)
 
     async def _forward(
         self,
@@ -49,12 +50,13 @@ class History:
         end_ms: int | None,
         now_ms: int,
         method: str,
+        urgent: bool,
     ) -> list[Candle]:
         found: list[Candle] = []
         next_ms = start_ms
         while len(found) < limit and (end_ms is None or next_ms <= end_ms):
             page, complete = await self._page(
-                symbol, interval_ms, limit - len(found), next_ms, end_ms, now_ms, method
+                symbol, interval_ms, limit - len(found), next_ms, end_ms, now_ms, method, urgent
             )
             fresh = [one for one in page if one.open_time_ms >= next_ms]
             found.extend(fresh)
@@ -64,14 +66,21 @@ class History:
         return found[:limit]
 
     async def _newest(
-        self, symbol: str, interval_ms: int, limit: int, end_ms: int | None, now_ms: int, method: str
+        self,
+        symbol: str,
+        interval_ms: int,
+        limit: int,
+        end_ms: int | None,
+        now_ms: int,
+        method: str,
+        urgent: bool,
     ) -> list[Candle]:
         found: list[Candle] = []
         last_ms = end_ms
         while len(found) < limit:
             # One more than asked for: the newest row may be the candle that is still open.
             wanted = limit - len(found) + (not found)
-            page, _ = await self._page(symbol, interval_ms, wanted, None, last_ms, now_ms, method)
+            page, _ = await self._page(symbol, interval_ms, wanted, None, last_ms, now_ms, method, urgent)
             older = [one for one in page if not found or one.open_time_ms < found[0].open_time_ms]
             if not older:
                 break
@@ -88,11 +97,12 @@ class History:
         end_ms: int | None,
         now_ms: int,
         method: str,
+        urgent: bool,
     ) -> tuple[list[Candle], bool]:
         """One page, and whether all of its candles were closed (if not, it was the newest page)."""
         rows: list[Any] = await self._rest.read(
             method,
-            bulk=wanted >= PAGE_CANDLES,
+            bulk=wanted >= PAGE_CANDLES and not urgent,
             symbol=symbol,
             interval=interval_name(interval_ms),
             startTime=start_ms,

@@ -42,7 +42,8 @@ class PaperApp:
 
     def __init__(self, exchange: PaperExchange, *, wall_s: Callable[[], float]) -> None:
         self.exchange = exchange
-        self._limits = Limits(wall_s)
+        # In lock-step the minute is the market's: a client that steps fast must not look like a busy one.
+        self._limits = Limits(lambda: exchange.now_ms / 1000 if exchange.lock_step else wall_s())
         self._connections: set[Connection] = set()
         self._advancing = asyncio.Lock()
 
