@@ -56,7 +56,7 @@ class SyntheticConfig(StrictModel):
 class DataConfig(StrictModel):
     """What to train on: files, or a synthetic market where no candle file is given.
 
-    candles, funding, marks: files, one per symbol; see `agents.data.load_market`.
+    candles, funding, marks: files, one per symbol; see `agents.data.load_market`. `*` in a name stands for anything.
     symbols: None takes those of the candle files.
     start, end: half open span by open time; None is all there is.
     constant_funding_rate: for symbols without funding file, every eight hours, as a fraction.
@@ -195,14 +195,28 @@ def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[
 
 
 def located(config: TrainConfig, folder: Path | None) -> TrainConfig:
-    """The training with absolute data paths: from the current directory, else from the config file's `folder`."""
+    """The training with absolute data paths: from the current directory, else from the config file's `folder`.
 
-    def find(path: Path) -> Path:
-        beside = path if folder is None else folder / path
-        return (beside if not path.exists() and beside.exists() else path).absolute()
+    A name with `*` or `?` stands for the files that match it, in order; a path that matches nothing stays as it is.
+    """
+
+    def find(path: Path) -> list[Path]:
+        for base in (Path(), folder):
+            found = [] if base is None else _matches(base / path)
+            if found:
+                return found
+        return [path.absolute()]
 
     files = {
-        name: tuple(find(path) for path in getattr(config.data, name))
+        name: tuple(file for path in getattr(config.data, name) for file in find(path))
         for name in ("candles", "funding", "marks")
     }
     return config.model_copy(update={"data": config.data.model_copy(update=files)})
+
+
+def _matches(path: Path) -> list[Path]:
+    if path.exists():
+        return [path.absolute()]
+    if not any(sign in path.name for sign in "*?"):
+        return []
+    return sorted(path.parent.absolute().glob(path.name))

@@ -122,6 +122,24 @@ def test_command_line_settings_win(tmp_path: Path) -> None:
         load_config(path, {"sac.batch_size": 1})
 
 
+def test_names_of_data_files_may_have_wildcards(tmp_path: Path) -> None:
+    values = settings()
+    values["data"] = {
+        "candles": "data/um_BTCUSDT_1h_2*.parquet",
+        "marks": "data/um_BTCUSDT_1h_mark_2*.parquet",
+        "funding": "data/none_*.parquet",
+    }
+    (tmp_path / "data").mkdir()
+    for name in ("um_BTCUSDT_1h_2020_2021.parquet", "um_BTCUSDT_1h_mark_2020_2021.parquet"):
+        (tmp_path / "data" / name).touch()
+    data = load_config(written(tmp_path, values), {}).data
+    assert [path.name for path in data.candles] == ["um_BTCUSDT_1h_2020_2021.parquet"]
+    assert [path.name for path in data.marks] == ["um_BTCUSDT_1h_mark_2020_2021.parquet"]
+    assert [path.name for path in data.funding] == [
+        "none_*.parquet"
+    ]  # reading it says that it does not exist
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
