@@ -48,6 +48,10 @@ def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
         return f"unknown setting {name!r}{hint}"
     if problem["type"] == "missing":
         return f"setting {name!r} is missing"
+    if problem["type"] == "union_tag_not_found":
+        # pydantic quotes the discriminator's name.
+        tag = str(problem["ctx"]["discriminator"]).strip("'")
+        return f"setting {f'{name}.{tag}'!r} is missing"
     return f"{name} = {problem.get('input')!r}: {problem['msg']}"
 
 
@@ -81,6 +85,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file: {error.reason} at byte {error.start}") from error
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -18,6 +18,9 @@ from typing import Any
 
 from envs.errors import InstrumentError
 
+# The exchange sends amounts as binary floats, some of them rounded.
+_AMOUNT_TOLERANCE_USDT = Decimal("0.01")
+
 
 @dataclass(frozen=True, slots=True)
 class LeverageBracket:
@@ -69,7 +72,8 @@ class Instrument:
             # cum_n = cum_{n-1} + floor_n * (rate_n - rate_{n-1}) keeps the maintenance margin continuous.
             amount += bracket.notional_floor_usdt * (bracket.maintenance_rate - rate)
             rate = bracket.maintenance_rate
-            if bracket.notional_floor_usdt != floor or bracket.maintenance_amount_usdt != amount:
+            off = abs(bracket.maintenance_amount_usdt - amount)
+            if bracket.notional_floor_usdt != floor or off > _AMOUNT_TOLERANCE_USDT:
                 raise InstrumentError(
                     f"{self.symbol}: leverage bracket {row} starts at {bracket.notional_floor_usdt} with "
                     f"maintenance amount {bracket.maintenance_amount_usdt}; expected {floor} and {amount}"
@@ -125,20 +129,34 @@ class Instrument:
 
 
 def instrument_from_dict(symbol: str, rules: Mapping[str, Any]) -> Instrument:
-    """Read one instrument from the form of `instruments.json` (numbers as strings)."""
+    """Read one instrument from the form of `instruments.json` (numbers as strings).
+
+    Raises:
+        InstrumentError: a rule is missing or is not a number; names it.
+    """
+
+    def number(rule: Mapping[str, Any], name: str) -> Decimal:
+        try:
+            value = Decimal(rule[name])
+        except (ArithmeticError, TypeError, ValueError):
+            value = Decimal("NaN")
+        if not value.is_finite():
+            raise InstrumentError(f"{symbol}: {name} is {rule[name]!r}; give a number")
+        return value
+
     try:
         values: dict[str, Any] = {
-            name: rules[name] if name.endswith("_precision") or name == "base_asset" else Decimal(rules[name])
+            name: rules[name] if name.endswith("_precision") or name == "base_asset" else number(rules, name)
             for name in Instrument.__dataclass_fields__
             if name not in ("symbol", "brackets")
         }
         brackets = tuple(
             LeverageBracket(
-                notional_floor_usdt=Decimal(row["notional_floor_usdt"]),
-                notional_cap_usdt=Decimal(row["notional_cap_usdt"]),
-                max_leverage=int(row["max_leverage"]),
-                maintenance_rate=Decimal(row["maintenance_rate"]),
-                maintenance_amount_usdt=Decimal(row["maintenance_amount_usdt"]),
+                notional_floor_usdt=number(row, "notional_floor_usdt"),
+                notional_cap_usdt=number(row, "notional_cap_usdt"),
+                max_leverage=int(number(row, "max_leverage")),
+                maintenance_rate=number(row, "maintenance_rate"),
+                maintenance_amount_usdt=number(row, "maintenance_amount_usdt"),
             )
             for row in rules["brackets"]
         )
