@@ -29,7 +29,7 @@ _MARK_STYLE = {
     "long entry": ("triangle-up", LONG, 10),
     "short entry": ("triangle-down", SHORT, 10),
     "resize": ("circle", "#7d8a99", 5),
-    "exit": ("diamond-open", INK, 8),
+    "exit": ("diamond-open", POSITION, 8),
     "stop": ("x", "#d35400", 9),
     "take-profit": ("star", "#b7950b", 11),
     "liquidation": ("x", "#7b1fa2", 13),
@@ -94,6 +94,7 @@ def _legend(top: float) -> Figure:
         "bgcolor": "rgba(255,255,255,0)",
         "font": {"size": 11.5, "color": MUTED},
         "itemwidth": 30,
+        "itemsizing": "constant",
     }
 
 
@@ -248,7 +249,12 @@ def returns_figure(agent: str) -> Figure:
             "zerolinecolor": "#9aa6b4",
         },
         "yaxis": {
-            "title": {"text": "share of candles, log scale", "font": {"color": MUTED, "size": 12}},
+            "title": {
+                "text": "share of candles, log scale",
+                "font": {"color": MUTED, "size": 12},
+                "standoff": 14,
+            },
+            "automargin": True,
             "type": "log",
             "dtick": 1,
             "gridcolor": GRID,
