@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.backtest_config import BacktestConfig, Span, choose_span, open_market
+from agents.backtest_config import BacktestConfig, RunSection, Span, choose_span, open_market
 from agents.backtest_files import (
     BacktestPaths,
     create_folder,
@@ -240,7 +240,10 @@ def backtest(
         typer.Option(help="flat, buy-and-hold, random, ema-cross, momentum, actions:FILE, or a train id."),
     ] = None,
     candles: Annotated[
-        list[str] | None, typer.Option(help="Candle files, one per symbol; none: a synthetic market.")
+        list[str] | None,
+        typer.Option(
+            help="Candle files, one per symbol; none: those of the training run, or a synthetic market."
+        ),
     ] = None,
     funding: Annotated[list[str] | None, typer.Option(help="Files of settled funding rates.")] = None,
     mark: Annotated[list[str] | None, typer.Option(help="Files of mark-price candles.")] = None,
@@ -275,9 +278,8 @@ def backtest(
         "seed": seed,
     }
     asked = {name: value for name, value in given.items() if value is not None}
-    settings = BacktestConfig.parse(
-        {**settings.model_dump(), "run": {**settings.run.model_dump(), **asked}}, where="command line"
-    )
+    run = RunSection.parse({**settings.run.model_dump(), **asked}, where="command line")
+    settings = settings.model_copy(update={"run": run})
     raise typer.Exit(
         _command(settings, out, training_runs, max_drawdown, report=report, quiet=quiet, as_json=as_json)
     )
@@ -321,7 +323,8 @@ def _command(
     folder = create_folder(default, out)
     recorded = {
         "run": _recorded_run(settings, market, span),
-        "market": settings.market.model_dump(mode="json"),
+        # A training run without candles brings its own market, unless this section names another.
+        "market": settings.market.model_dump(mode="json", exclude_unset=setup.train_id is not None),
         **({"agent": settings.agent} if settings.agent else {}),
     }
     with _interruptible() as should_stop, progress(shown=not (quiet or as_json)) as on_step:

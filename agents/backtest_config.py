@@ -11,7 +11,9 @@ from pydantic import Field
 
 from agents.catalog import find_training_run, is_training_run
 from agents.data import Notice, load_market
+from agents.sac.config import DataConfig
 from envs.config import StrictModel, read_yaml
+from envs.errors import ConfigError
 from envs.market import Market
 from envs.synthetic import synthetic_market
 from envs.time_grid import format_time, parse_time_ms
@@ -59,7 +61,7 @@ class MarketSection(StrictModel):
 
     constant_funding_rate: charged every eight hours in a symbol without funding file, as a fraction.
     fill_gaps: put candles of the previous close where candles are missing; otherwise a gap is an error.
-    synthetic: the market when no candles are given.
+    synthetic: the market when no candles are given; a training run brings the one that it was trained on.
     """
 
     constant_funding_rate: float = Field(0.0001, gt=-0.5, lt=0.5)
@@ -99,9 +101,7 @@ class BacktestConfig(StrictModel):
 
 
 def open_market(config: BacktestConfig, agent: str, training_runs: Path, notice: Notice) -> Market:
-    """The market of a backtest: from files, or synthetic when no candles are given.
-
-    A training run decides the synthetic market's symbols and interval, unless symbols are given.
+    """The market of a backtest: from candle files; without any, what a training run was trained on, or a synthetic one.
 
     Raises:
         InputError: a file cannot be used, or a setting is wrong.
@@ -119,10 +119,17 @@ def open_market(config: BacktestConfig, agent: str, training_runs: Path, notice:
             fill_gaps=config.market.fill_gaps,
             notice=notice,
         )
+    for name in ("funding", "mark"):
+        if getattr(run, name):
+            raise ConfigError(f"{name} files without candle files; give the candles with --candles")
     synthetic = config.market.synthetic
     symbols, interval = run.symbols or ("BTCUSDT",), synthetic.interval
     if is_training_run(agent):
         metadata = find_training_run(agent, training_runs).metadata()
+        data = metadata.values.get("data")
+        own = run.symbols in (None, metadata.symbols) and "synthetic" not in config.market.model_fields_set
+        if data and own:
+            return _training_market(metadata.train_id, DataConfig.parse(data, where="data"), notice)
         symbols, interval = run.symbols or metadata.symbols, metadata.interval
     return synthetic_market(
         symbols,
@@ -131,6 +138,29 @@ def open_market(config: BacktestConfig, agent: str, training_runs: Path, notice:
         seed=run.seed,
         volatility_annual=synthetic.volatility_annual,
         falling=synthetic.falling,
+    )
+
+
+def _training_market(train_id: str, data: DataConfig, notice: Notice) -> Market:
+    """The market that a run was trained on, with all its spans."""
+    if data.synthetic is not None and not data.candles:
+        made = data.synthetic.model_dump(exclude={"symbols", "candles"})
+        return synthetic_market(data.symbols or data.synthetic.symbols, n=data.synthetic.candles, **made)
+    for path in data.candles:
+        if not path.is_file():
+            raise ConfigError(
+                f"no candles were given, and those that {train_id} was trained on are not at {path}; give some with "
+                f"--candles"
+            )
+    notice(f"no candles were given: those that the run was trained on, {', '.join(map(str, data.candles))}")
+    return load_market(
+        data.candles,
+        funding=data.funding,
+        marks=data.marks,
+        symbols=data.symbols or None,
+        constant_funding_rate=data.constant_funding_rate,
+        fill_gaps=data.fill_gaps,
+        notice=notice,
     )
 
 
@@ -147,12 +177,17 @@ def choose_span(
 ) -> Span:
     """The span asked for; else, for a training run over candles that reach into it, its test span.
 
+    Spans say nothing about a synthetic market, unless it is the one that the run was trained on.
+
     Says so when a policy is judged by candles that it was trained on.
     """
     asked = Span(parse_time_ms(config.run.start), parse_time_ms(config.run.end))
-    if market.synthetic or not is_training_run(agent):
+    if not is_training_run(agent):
         return asked
-    spans = find_training_run(agent, training_runs).metadata().spans
+    metadata = find_training_run(agent, training_runs).metadata()
+    if market.synthetic and metadata.values["market"].get("hash") != market.data_hash():
+        return asked
+    spans = metadata.spans
     first_ms, last_ms = int(market.open_time_ms[0]), int(market.open_time_ms[-1])
     test = spans.get("test")
     if test is not None and asked == Span(None, None) and test.start_ms < last_ms and test.end_ms > first_ms:

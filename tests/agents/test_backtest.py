@@ -437,6 +437,7 @@ def test_nothing_is_overwritten(command: Command, tmp_path: Path) -> None:
         (("--agent", "flat", "--start", "soon"), "cannot read 'soon' as a time"),
         (("--agent", "flat", "--start", "2031-01-01"), "the span holds no step"),
         (("--agent", "train_X"), "unknown agent 'train_X'"),
+        (("--agent", "flat", "--funding", "f.parquet"), "funding files without candle files"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -552,6 +553,49 @@ def test_a_training_run_is_tested_on_its_test_span(command: Command, tmp_path: P
         "in-sample: the span overlaps the run's train span (2023-01-01 00:00 UTC to 2023-01-09 08:00 UTC); such "
         "figures say little about the future"
     ]
+
+
+def test_a_training_run_without_candles_brings_the_files_that_it_was_trained_on(
+    command: Command, tmp_path: Path
+) -> None:
+    candles = synthetic_candles(n=400, seed=2)
+    candles.to_frame().to_csv(tmp_path / "BTCUSDT_1h.csv", index=False)
+    data = {"candles": [str(tmp_path / "BTCUSDT_1h.csv")], "constant_funding_rate": 0.0}
+    run = make_run(tmp_path / "training_runs", spans=spans_of(candles), data=data)
+    done = command("--agent", run.train_id, "--json", "--quiet", "--no-report")
+    assert done.returncode == 0, done.stderr
+    values = last_line(done)
+    assert (values["synthetic"], values["steps"]) == (False, 149)
+    assert values["notices"][0].startswith("no candles were given: those that the run was trained on, ")
+    (tmp_path / "BTCUSDT_1h.csv").unlink()
+    gone = command("--agent", run.train_id)
+    assert gone.returncode == 2
+    assert "BTCUSDT_1h.csv; give some with --candles" in gone.stderr
+
+
+def test_a_training_run_on_a_synthetic_market_is_tested_on_that_market(
+    command: Command, tmp_path: Path
+) -> None:
+    made = {"candles": 400, "seed": 7, "signal_strength": 0.3}
+    market = synthetic_market(n=400, seed=7, signal_strength=0.3)
+    run = make_run(
+        tmp_path / "training_runs",
+        spans=spans_of(market.candles[0]),
+        data={"synthetic": made},
+        data_hash=market.data_hash(),
+    )
+    quiet = ("--json", "--quiet", "--no-report")
+    values = last_line(command("--agent", run.train_id, *quiet))
+    assert (values["synthetic"], values["steps"]) == (True, 149)
+    rows = market.close[[250, -1], 0]
+    assert values["price_change"]["BTCUSDT"] == pytest.approx(rows[1] / rows[0] - 1)
+    repeated = last_line(command("--config", Path(values["paths"]["folder"]) / "config.yaml", *quiet))
+    assert repeated["notices"] == []
+    assert {name: repeated[name] for name in FIGURES} == {name: values[name] for name in FIGURES}
+    # Another synthetic market has nothing to do with the spans of the run.
+    (tmp_path / "c.yaml").write_text("market: {synthetic: {candles: 300}}\n", encoding="utf-8")
+    other = last_line(command("--agent", run.train_id, "--config", "c.yaml", *quiet))
+    assert other["steps"] > 280
 
 
 def test_a_training_run_without_candles_brings_its_symbols_and_interval(

@@ -51,8 +51,10 @@ def make_run(
     spans: Mapping[str, tuple[int, int]] | None = None,
     env: EnvConfig | None = None,
     risk: RiskLimits | None = None,
+    data: Mapping[str, Any] | None = None,
+    data_hash: str = "",
 ) -> TrainingRun:
-    """A run in `root` that `load_sac_setup` takes."""
+    """A run in `root` that `load_sac_setup` takes; `data` is what it says that it was trained on."""
     env = EnvConfig(window_size=4) if env is None else env
     names = feature_names(FEATURES, symbols)
     spec = observation_spec(symbols, interval_to_ms(interval), names, env)
@@ -71,7 +73,8 @@ def make_run(
             "env": env.model_dump(mode="json"),
             "features": FEATURES.model_dump(mode="json"),
             "risk": (risk or RiskLimits()).model_dump(mode="json"),
-            "market": {"symbols": list(symbols), "interval": interval},
+            "market": {"symbols": list(symbols), "interval": interval, "hash": data_hash},
+            **({"data": dict(data)} if data else {}),
             "observation_hash": spec.hash,
             "seed": 0,
             "interrupted": False,
