@@ -12,10 +12,11 @@ import typer
 
 from agents.baselines import BASELINES
 from agents.catalog import ACTIONS_PREFIX, find_training_run, is_training_run, make_agent
+from agents.sac.synthetic_data import trained_market
+from agents.training_run import RunMetadata
 from envs.candles import interval_to_ms, load_candles
 from envs.config import read_yaml
 from envs.errors import ConfigError, PerpgymError
-from envs.time_grid import format_time
 from live.console import LiveConsole
 from live.runner import LiveOptions, run_live
 from live.venues import PaperOptions, VenueChoice
@@ -190,11 +191,9 @@ def _options(
     if train_id is not None or is_training_run(spec):
         run = find_training_run(spec, training_runs)
         metadata = run.metadata()
+        paper = _paper_of_run(paper, metadata, given=bool(symbols or interval_ms))
         symbols = symbols or metadata.symbols
         interval_ms = interval_ms or interval_to_ms(metadata.interval)
-        if paper.candles and paper.start is None:
-            # A policy is judged on what it has not seen.
-            paper = replace(paper, start=format_time(metadata.spans["test"].start_ms))
         folder = out or run.folder / "production"
     else:
         name = "actions" if spec.startswith(ACTIONS_PREFIX) else spec
@@ -220,6 +219,15 @@ def _options(
         quiet=quiet,
         seed=seed,
     )
+
+
+def _paper_of_run(paper: PaperOptions, metadata: RunMetadata, *, given: bool) -> PaperOptions:
+    """Replay what the policy has not seen: the test span, of the run's own market if that was synthetic."""
+    if not paper.candles and not given:
+        paper = replace(paper, market=trained_market(metadata))
+    if paper.start is None and (paper.candles or paper.market is not None):
+        paper = replace(paper, start=metadata.spans["test"].start_ms)
+    return paper
 
 
 def _confirm(question: str) -> bool:

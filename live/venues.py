@@ -46,6 +46,7 @@ class VenueChoice(StrEnum):
 class PaperOptions:
     """The embedded exchange's market.
 
+    market: ready-made; else `candles` are replayed, or a synthetic market is made.
     speed: candle time over wall time; None is lock-step, as fast as the agent.
     url: an exchange that already runs elsewhere (`python -m live.paper`), instead of a new one.
     """
@@ -53,8 +54,9 @@ class PaperOptions:
     candles: tuple[Path, ...] = ()
     funding: tuple[Path, ...] = ()
     marks: tuple[Path, ...] = ()
-    start: str | None = None
-    end: str | None = None
+    start: str | int | None = None
+    end: str | int | None = None
+    market: Market | None = field(default=None, repr=False)
     speed: float | None = None
     url: str | None = None
     api_key: str = _PAPER_KEY
@@ -177,6 +179,8 @@ def paper_market(paper: PaperOptions, symbols: Sequence[str], interval_ms: int) 
     Raises:
         ConfigError: the candles have another interval than the agent needs.
     """
+    if paper.market is not None:
+        return paper.market
     if not paper.candles:
         return synthetic_market(
             tuple(symbols), interval=interval_name(interval_ms), n=_SYNTHETIC_CANDLES, seed=paper.seed
@@ -192,7 +196,7 @@ def paper_market(paper: PaperOptions, symbols: Sequence[str], interval_ms: int) 
     return market
 
 
-def first_decision_index(market: Market, setup: AgentSetup, start: str | None) -> int:
+def first_decision_index(market: Market, setup: AgentSetup, start: str | int | None) -> int:
     """Index of the candle at whose close the first decision is made: the same as in a backtest.
 
     Raises:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from agents.data import Notice, load_market
-from agents.sac.config import DataConfig, SplitConfig, SyntheticConfig, TrainConfig
+from agents.sac.config import DataConfig, SplitConfig, TrainConfig
+from agents.sac.synthetic_data import synthetic_data
 from agents.training_run import Span
 from envs.errors import CandleError, ConfigError
 from envs.features import FeatureTable, market_features
 from envs.futures_env import FuturesEnv
 from envs.market import Market
 from envs.scaler import FeatureScaler, fit_scaler
-from envs.synthetic import synthetic_market
 from envs.time_grid import format_time, parse_time_ms
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -127,8 +127,7 @@ def split_rows(market: Market, split: SplitConfig, first: int, last: int) -> dic
 
 def _market(data: DataConfig, notice: Notice) -> Market:
     if not data.candles:
-        assert data.synthetic is not None
-        return _synthetic(data, data.synthetic)
+        return synthetic_data(data)
     for path in data.candles:
         if not path.exists():
             raise ConfigError(
@@ -146,19 +145,3 @@ def _market(data: DataConfig, notice: Notice) -> Market:
         fill_gaps=data.fill_gaps,
         notice=notice,
     )
-
-
-def _synthetic(data: DataConfig, settings: SyntheticConfig) -> Market:
-    market = synthetic_market(
-        data.symbols or settings.symbols,
-        interval=settings.interval,
-        n=settings.candles,
-        seed=settings.seed,
-        start=settings.start,
-        volatility_annual=settings.volatility_annual,
-        regimes=settings.regimes,
-        jumps=settings.jumps,
-        drift_annual=settings.drift_annual,
-        signal_strength=settings.signal_strength,
-    )
-    return market if data.end is None else market.slice(end=data.end)
