@@ -12,6 +12,7 @@ from pydantic import Field
 from agents.catalog import find_training_run, is_training_run
 from agents.data import Notice, load_market
 from agents.sac.config import DataConfig
+from agents.sac.synthetic_data import is_trained_on, synthetic_data
 from envs.config import StrictModel, read_yaml
 from envs.errors import ConfigError
 from envs.market import Market
@@ -144,8 +145,7 @@ def open_market(config: BacktestConfig, agent: str, training_runs: Path, notice:
 def _training_market(train_id: str, data: DataConfig, notice: Notice) -> Market:
     """The market that a run was trained on, with all its spans."""
     if data.synthetic is not None and not data.candles:
-        made = data.synthetic.model_dump(exclude={"symbols", "candles"})
-        return synthetic_market(data.symbols or data.synthetic.symbols, n=data.synthetic.candles, **made)
+        return synthetic_data(data)
     for path in data.candles:
         if not path.is_file():
             raise ConfigError(
@@ -158,6 +158,8 @@ def _training_market(train_id: str, data: DataConfig, notice: Notice) -> Market:
         funding=data.funding,
         marks=data.marks,
         symbols=data.symbols or None,
+        start=data.start,
+        end=data.end,
         constant_funding_rate=data.constant_funding_rate,
         fill_gaps=data.fill_gaps,
         notice=notice,
@@ -177,15 +179,14 @@ def choose_span(
 ) -> Span:
     """The span asked for; else, for a training run over candles that reach into it, its test span.
 
-    Spans say nothing about a synthetic market, unless it is the one that the run was trained on.
-
-    Says so when a policy is judged by candles that it was trained on.
+    Spans say nothing about a synthetic market, unless it is the one that the run was trained on. The user is told
+    when a policy is judged by candles that it was trained on.
     """
     asked = Span(parse_time_ms(config.run.start), parse_time_ms(config.run.end))
     if not is_training_run(agent):
         return asked
     metadata = find_training_run(agent, training_runs).metadata()
-    if market.synthetic and metadata.values["market"].get("hash") != market.data_hash():
+    if market.synthetic and not is_trained_on(metadata, market):
         return asked
     spans = metadata.spans
     first_ms, last_ms = int(market.open_time_ms[0]), int(market.open_time_ms[-1])
