@@ -94,7 +94,6 @@ def _legend(top: float) -> Figure:
         "bgcolor": "rgba(255,255,255,0)",
         "font": {"size": 11.5, "color": MUTED},
         "itemwidth": 30,
-        "itemsizing": "constant",
     }
 
 
@@ -209,7 +208,8 @@ def run_figure(agent: str, start_ms: int, end_ms: int) -> Figure:
         "yaxis2": _value_axis("equity", tickformat=",~f"),
         "yaxis3": _value_axis("drawdown", ticksuffix=" %", rangemode="tozero", nticks=4),
         "yaxis4": _value_axis("position", ticksuffix="x", zeroline=True, zerolinecolor="#9aa6b4", nticks=4),
-        "legend": _legend(_PANELS["price"][1]),
+        # Marks shrink where they are many; those of the legend stay.
+        "legend": _legend(_PANELS["price"][1]) | {"itemsizing": "constant"},
         "legend2": _legend(_PANELS["equity"][1]),
         "annotations": [
             _title("Price and trades", _PANELS["price"][1]),
