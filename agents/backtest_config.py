@@ -11,8 +11,7 @@ from pydantic import Field
 
 from agents.catalog import find_training_run, is_training_run
 from agents.data import Notice, load_market
-from agents.sac.config import DataConfig
-from agents.sac.synthetic_data import is_trained_on, synthetic_data
+from agents.training_data import training_market
 from envs.config import StrictModel, read_yaml
 from envs.errors import ConfigError
 from envs.market import Market
@@ -127,10 +126,9 @@ def open_market(config: BacktestConfig, agent: str, training_runs: Path, notice:
     symbols, interval = run.symbols or ("BTCUSDT",), synthetic.interval
     if is_training_run(agent):
         metadata = find_training_run(agent, training_runs).metadata()
-        data = metadata.values.get("data")
         own = run.symbols in (None, metadata.symbols) and "synthetic" not in config.market.model_fields_set
-        if data and own:
-            return _training_market(metadata.train_id, DataConfig.parse(data, where="data"), notice)
+        if own:
+            return training_market(metadata, notice)
         symbols, interval = run.symbols or metadata.symbols, metadata.interval
     return synthetic_market(
         symbols,
@@ -139,30 +137,6 @@ def open_market(config: BacktestConfig, agent: str, training_runs: Path, notice:
         seed=run.seed,
         volatility_annual=synthetic.volatility_annual,
         falling=synthetic.falling,
-    )
-
-
-def _training_market(train_id: str, data: DataConfig, notice: Notice) -> Market:
-    """The market that a run was trained on, with all its spans."""
-    if data.synthetic is not None and not data.candles:
-        return synthetic_data(data)
-    for path in data.candles:
-        if not path.is_file():
-            raise ConfigError(
-                f"no candles were given, and those that {train_id} was trained on are not at {path}; give some with "
-                f"--candles"
-            )
-    notice(f"no candles were given: those that the run was trained on, {', '.join(map(str, data.candles))}")
-    return load_market(
-        data.candles,
-        funding=data.funding,
-        marks=data.marks,
-        symbols=data.symbols or None,
-        start=data.start,
-        end=data.end,
-        constant_funding_rate=data.constant_funding_rate,
-        fill_gaps=data.fill_gaps,
-        notice=notice,
     )
 
 

@@ -12,7 +12,7 @@ import typer
 
 from agents.baselines import BASELINES
 from agents.catalog import ACTIONS_PREFIX, find_training_run, is_training_run, make_agent
-from agents.sac.synthetic_data import trained_market
+from agents.training_data import synthetic_training_market
 from agents.training_run import RunMetadata
 from envs.candles import interval_to_ms, load_candles
 from envs.config import read_yaml
@@ -224,7 +224,7 @@ def _options(
 def _paper_of_run(paper: PaperOptions, metadata: RunMetadata, *, given: bool) -> PaperOptions:
     """Replay what the policy has not seen: the test span, of the run's own market if that was synthetic."""
     if not paper.candles and not given:
-        paper = replace(paper, market=trained_market(metadata))
+        paper = replace(paper, market=synthetic_training_market(metadata))
     if paper.start is None and (paper.candles or paper.market is not None):
         paper = replace(paper, start=metadata.spans["test"].start_ms)
     return paper

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from agents.data import Notice, load_market
-from agents.sac.config import DataConfig, SplitConfig, TrainConfig
-from agents.sac.synthetic_data import synthetic_data
+from agents.data import Notice
+from agents.sac.config import SplitConfig, TrainConfig
+from agents.training_data import market_of
 from agents.training_run import Span
 from envs.errors import CandleError, ConfigError
 from envs.features import FeatureTable, market_features
@@ -80,7 +80,7 @@ def prepare(config: TrainConfig, *, notice: Notice) -> Dataset:
     Raises:
         InputError: the data cannot be used.
     """
-    market = _market(config.data, notice)
+    market = market_of(config.data, notice)
     table = market_features(market, config.features)
     times = market.open_time_ms
     start_ms, end_ms = parse_time_ms(config.data.start), parse_time_ms(config.data.end)
@@ -123,25 +123,3 @@ def split_rows(market: Market, split: SplitConfig, first: int, last: int) -> dic
                 f"hold {max(len(span), 0)} of them; give more candles, a shorter window, or another split"
             )
     return rows
-
-
-def _market(data: DataConfig, notice: Notice) -> Market:
-    if not data.candles:
-        return synthetic_data(data)
-    for path in data.candles:
-        if not path.exists():
-            raise ConfigError(
-                f"data.candles: {path} does not exist; download it with python -m live.download SYMBOL INTERVAL "
-                f"START END, or name another file with --candles"
-            )
-    return load_market(
-        data.candles,
-        funding=data.funding,
-        marks=data.marks,
-        symbols=data.symbols or None,
-        start=data.start,
-        end=data.end,
-        constant_funding_rate=data.constant_funding_rate,
-        fill_gaps=data.fill_gaps,
-        notice=notice,
-    )
