@@ -160,7 +160,7 @@ def choose_span(
     if not is_training_run(agent):
         return asked
     metadata = find_training_run(agent, training_runs).metadata()
-    if market.synthetic and not is_trained_on(metadata, market):
+    if market.synthetic and metadata.values["market"].get("hash") != market.data_hash():
         return asked
     spans = metadata.spans
     first_ms, last_ms = int(market.open_time_ms[0]), int(market.open_time_ms[-1])
