@@ -19,13 +19,14 @@ from envs.account import (
     ZERO,
     AccountSnapshot,
     Approved,
+    Order,
     PlannedOrder,
     Protection,
     Refused,
     classify,
 )
 from envs.config import StrictModel
-from envs.errors import ConfigError
+from envs.errors import ConfigError, PerpgymError
 from envs.instruments import Instrument
 from envs.planning import to_decimal
 
@@ -37,7 +38,7 @@ class RiskLimits(StrictModel):
     """Limits between the agent and the exchange. None switches a limit off.
 
     max_drawdown_fraction: 1 - equity / peak equity at which the emergency protocol closes everything.
-    daily_loss_fraction: loss since the first candle of the UTC day beyond which positions may only shrink.
+    daily_loss_fraction: loss since midnight UTC beyond which positions may only shrink.
     max_leverage: largest gross notional after an order, as a multiple of equity.
     max_position_notional_usdt, max_order_notional_usdt: per symbol; an order is cut down to them.
     max_orders_per_hour: orders that enlarge positions, over the last hour of candle time.
@@ -75,7 +76,7 @@ class RiskState:
         """The state after seeing `equity_usdt` at the close `time_ms`."""
         peak = max(self.peak_equity_usdt, equity_usdt)
         drawdown = drawdown_fraction(equity_usdt, peak)
-        day_start = time_ms - time_ms % _DAY_MS
+        day_start = _day_start(time_ms)
         new_day = day_start > self.day_start_ms
         return replace(
             self,
@@ -88,6 +89,15 @@ class RiskState:
         )
 
 
+def _day_start(close_ms: int) -> int:
+    """Midnight of the UTC day that begins with, or goes on at, the instant after a candle's close.
+
+    The last close before midnight thus opens the new day, and the day's first candle counts for it.
+    """
+    instant = close_ms + 1
+    return instant - instant % _DAY_MS
+
+
 def drawdown_fraction(equity_usdt: Decimal, peak_usdt: Decimal) -> Decimal:
     """1 - equity / peak; 0 at a new peak, above 1 for a debt."""
     return ZERO if peak_usdt <= 0 else 1 - equity_usdt / peak_usdt
@@ -98,7 +108,7 @@ def fresh_state(equity_usdt: Decimal, time_ms: int) -> RiskState:
     return RiskState(
         initial_equity_usdt=equity_usdt,
         peak_equity_usdt=equity_usdt,
-        day_start_ms=time_ms - time_ms % _DAY_MS,
+        day_start_ms=_day_start(time_ms),
         day_start_equity_usdt=equity_usdt,
         last_candle_close_ms=time_ms,
     )
@@ -128,7 +138,7 @@ class FileRiskStore:
         """
         try:
             values = json.loads(self.path.read_text(encoding="utf-8"))
-            return RiskState(
+            state = RiskState(
                 initial_equity_usdt=Decimal(values["initial_equity_usdt"]),
                 peak_equity_usdt=Decimal(values["peak_equity_usdt"]),
                 day_start_ms=int(values["day_start_ms"]),
@@ -138,6 +148,11 @@ class FileRiskStore:
                 halted_reason=str(values["halted_reason"]),
                 last_candle_close_ms=int(values["last_candle_close_ms"]),
             )
+            for name in RiskState.__dataclass_fields__:
+                value = getattr(state, name)
+                if isinstance(value, Decimal) and not value.is_finite():
+                    raise ValueError(f"{name} is {value}")
+            return state
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
@@ -147,19 +162,29 @@ class FileRiskStore:
             ) from error
 
     def save(self, state: RiskState) -> None:
-        """See `RiskStore.save`."""
+        """See `RiskStore.save`.
+
+        Raises:
+            PerpgymError: it cannot be written. A run must not go on without its memory of peak and halt.
+        """
         values: dict[str, Any] = {
             name: str(value) if isinstance(value, Decimal) else value
             for name in RiskState.__dataclass_fields__
             for value in (getattr(state, name),)
         }
         temporary = self.path.with_suffix(".tmp")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(values, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            raise PerpgymError(
+                f"risk state {self.path} cannot be written ({error.strerror}): it holds the peak equity and the halt; "
+                "make room or give the run another folder"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,104 +207,136 @@ class RiskContext:
 
 
 def judge(entry: PlannedOrder, context: RiskContext) -> Approved[PlannedOrder] | Refused:
-    """Approve, reduce or refuse one planned order that has an order.
+    """Approve, reduce or refuse one planned order; the checks come in the order of docs/risk.md.
 
     Orders that only shrink a position pass every check that exists to stop positions from growing: it must
-    always be possible to take risk off.
+    always be possible to take risk off. Where growing is forbidden, a flip still closes.
     """
     order = entry.order
     if order is None:
         return Approved(entry)
-    limits, state, account = context.limits, context.state, context.account
-    symbol = entry.symbol
-    if state.halted_reason:
-        return Refused("halted", "not halted", state.halted_reason)
-    if symbol in context.stale_symbols:
+    if context.state.halted_reason:
+        return Refused("halted", "not halted", context.state.halted_reason)
+    if entry.symbol in context.stale_symbols:
         return Refused("stale_candle", "a closed candle of this step", "none arrived")
-    held = context.quantities[symbol]
-    if held * order.signed_quantity < 0 and order.quantity <= abs(held):
+    if _shrinks(order, context):
         return Approved(entry)
-    equity = account.equity_usdt
-    reasons: list[str] = []
-    target = held + order.signed_quantity
+    refusal = _losses(context)
+    if refusal is not None:
+        return _to_close(entry, context, refusal)
+    verdict = _cut_to_caps(entry, context)
+    if isinstance(verdict, Refused) or verdict.value.order is None or _shrinks(verdict.value.order, context):
+        return verdict
+    refusal = _rate_or_symbol(entry.symbol, context)
+    return verdict if refusal is None else _to_close(entry, context, refusal)
 
-    # Where growing is forbidden, a flip still may close.
-    closing = ZERO if held * order.signed_quantity < 0 else None
-    drawdown = drawdown_fraction(equity, state.peak_equity_usdt)
-    if limits.max_drawdown_fraction is not None and drawdown >= to_decimal(limits.max_drawdown_fraction):
-        refusal = Refused("max_drawdown", str(limits.max_drawdown_fraction), f"{drawdown:.6f}")
-        return _to_close(entry, context, refusal, closing)
+
+def _shrinks(order: Order, context: RiskContext) -> bool:
+    held = context.quantities[order.symbol]
+    return held * order.signed_quantity < 0 and order.quantity <= abs(held)
+
+
+def _losses(context: RiskContext) -> Refused | None:
+    """Drawdown and daily loss."""
+    limits, state, equity = context.limits, context.state, context.account.equity_usdt
+    if limits.max_drawdown_fraction is not None:
+        drawdown = drawdown_fraction(equity, state.peak_equity_usdt)
+        if drawdown >= to_decimal(limits.max_drawdown_fraction):
+            return Refused("max_drawdown", str(limits.max_drawdown_fraction), f"{drawdown:.6f}")
     if limits.daily_loss_fraction is not None:
         loss = drawdown_fraction(equity, state.day_start_equity_usdt)
         if loss >= to_decimal(limits.daily_loss_fraction):
-            refusal = Refused("daily_loss", str(limits.daily_loss_fraction), f"{loss:.6f}")
-            return _to_close(entry, context, refusal, closing)
-    if limits.max_orders_per_hour is not None:
-        recent = sum(1 for t in state.order_times_ms if account.time_ms - t < _HOUR_MS)
-        if recent >= limits.max_orders_per_hour:
-            refusal = Refused("orders_per_hour", str(limits.max_orders_per_hour), str(recent))
-            return _to_close(entry, context, refusal, closing)
-    if limits.allowed_symbols is not None and symbol not in limits.allowed_symbols:
-        refusal = Refused("symbol_allowed", ", ".join(limits.allowed_symbols) or "none", symbol)
-        return _to_close(entry, context, refusal, closing)
+            return Refused("daily_loss", str(limits.daily_loss_fraction), f"{loss:.6f}")
+    return None
 
-    price = entry.price
-    caps: list[tuple[str, Decimal]] = []  # largest |target| in base units, by check
-    others = sum(
-        (abs(q) * account.positions[s].mark_price for s, q in context.quantities.items() if s != symbol), ZERO
-    )
+
+def _rate_or_symbol(symbol: str, context: RiskContext) -> Refused | None:
+    limits, state = context.limits, context.state
+    if limits.max_orders_per_hour is not None:
+        recent = sum(1 for t in state.order_times_ms if context.account.time_ms - t < _HOUR_MS)
+        if recent >= limits.max_orders_per_hour:
+            return Refused("orders_per_hour", str(limits.max_orders_per_hour), str(recent))
+    if limits.allowed_symbols is not None and symbol not in limits.allowed_symbols:
+        return Refused("symbol_allowed", ", ".join(limits.allowed_symbols) or "none", symbol)
+    return None
+
+
+def _caps(symbol: str, context: RiskContext) -> list[tuple[str, Decimal]]:
+    """Largest notional by check, USDT: of the position after the order, or of the order for max_order_notional."""
+    limits, account = context.limits, context.account
+    equity = max(account.equity_usdt, ZERO)
+    others = {
+        s: abs(q) * account.positions[s].mark_price for s, q in context.quantities.items() if s != symbol
+    }
+    caps: list[tuple[str, Decimal]] = []
     if limits.max_leverage is not None:
-        room = to_decimal(limits.max_leverage) * max(equity, ZERO) - others
-        caps.append(("max_leverage", max(room, ZERO) / price))
+        room = to_decimal(limits.max_leverage) * equity - sum(others.values(), ZERO)
+        caps.append(("max_leverage", max(room, ZERO)))
     if limits.max_position_notional_usdt is not None:
-        caps.append(("max_position_notional", to_decimal(limits.max_position_notional_usdt) / price))
-    margins = sum(
-        (
-            abs(q) * account.positions[s].mark_price / context.leverage[s]
-            for s, q in context.quantities.items()
-            if s != symbol
-        ),
-        ZERO,
-    )
-    caps.append(("available_margin", max(equity - margins, ZERO) * context.leverage[symbol] / price))
-    for check, cap in caps:
-        if abs(target) > cap:
-            reasons.append(f"{check} {cap * price:.2f} USDT")
-            target = cap.copy_sign(target)
-    change = target - held
+        caps.append(("max_position_notional", to_decimal(limits.max_position_notional_usdt)))
     if limits.max_order_notional_usdt is not None:
-        most = to_decimal(limits.max_order_notional_usdt) / price
-        if abs(change) > most:
-            reasons.append(f"max_order_notional {limits.max_order_notional_usdt} USDT")
-            change = most.copy_sign(change)
-    if not reasons:
-        return Approved(entry)
-    return _resized(entry, context, change, "; ".join(reasons))
+        caps.append(("max_order_notional", to_decimal(limits.max_order_notional_usdt)))
+    margins = sum((notional / context.leverage[s] for s, notional in others.items()), ZERO)
+    caps.append(("available_margin", max(equity - margins, ZERO) * context.leverage[symbol]))
+    return caps
+
+
+def _cut_to_caps(entry: PlannedOrder, context: RiskContext) -> Approved[PlannedOrder] | Refused:
+    """The entry with an order that every cap allows, or a refusal by the check that leaves no order."""
+    order = entry.order
+    assert order is not None
+    held, price = context.quantities[entry.symbol], entry.price
+    change = order.signed_quantity
+    reasons: list[str] = []
+    for check, cap_usdt in _caps(entry.symbol, context):
+        of_order = check == "max_order_notional"
+        asked = order.signed_quantity if of_order else held + order.signed_quantity
+        left = change if of_order else held + change
+        if abs(left) * price <= cap_usdt:
+            continue
+        reasons.append(f"{check} {cap_usdt:.2f} USDT")
+        largest = (cap_usdt / price).copy_sign(left)
+        change = largest if of_order else largest - held
+        if held * order.signed_quantity < 0:
+            # A flip is never cut below its close, nor to a new position too small to open by itself.
+            opened = (abs(change) - abs(held)) * price
+            if opened < context.instruments[entry.symbol].min_notional_usdt:
+                change = -held
+        if not _worth_sending(entry, context, change):
+            return Refused(check, f"{cap_usdt:.2f} USDT", f"{abs(asked) * price:.2f} USDT")
+    return _resized(entry, context, change, "; ".join(reasons)) if reasons else Approved(entry)
 
 
 def _to_close(
-    entry: PlannedOrder, context: RiskContext, refusal: Refused, closing: Decimal | None
+    entry: PlannedOrder, context: RiskContext, refusal: Refused
 ) -> Approved[PlannedOrder] | Refused:
     """Refuse, unless the order flips: then it is cut down to closing the position."""
-    if closing is None:
-        return refusal
-    return _resized(entry, context, -context.quantities[entry.symbol], str(refusal))
+    order, held = entry.order, context.quantities[entry.symbol]
+    assert order is not None
+    return _resized(entry, context, -held, str(refusal)) if held * order.signed_quantity < 0 else refusal
+
+
+def _worth_sending(entry: PlannedOrder, context: RiskContext, change: Decimal) -> bool:
+    """Whether an order for `change` goes the way that was asked, and is large enough for the exchange."""
+    order = entry.order
+    assert order is not None
+    instrument = context.instruments[entry.symbol]
+    change = instrument.round_quantity(change)
+    if change * order.signed_quantity <= 0:
+        return False  # the layer cuts orders, it does not turn them round
+    closes = context.quantities[entry.symbol] + change == 0
+    return closes or abs(change) * entry.price >= instrument.min_notional_usdt
 
 
 def _resized(
     entry: PlannedOrder, context: RiskContext, change: Decimal, reason: str
-) -> Approved[PlannedOrder] | Refused:
-    """The entry with a smaller order, or a refusal when what is left is not worth an order."""
+) -> Approved[PlannedOrder]:
+    """The entry with a smaller order."""
     order = entry.order
     assert order is not None
-    instrument = context.instruments[entry.symbol]
     held = context.quantities[entry.symbol]
-    # A cap below what is held would turn the order round: the layer cuts orders, it does not trade by itself.
-    change = instrument.round_quantity(change) if change * order.signed_quantity > 0 else ZERO
+    change = context.instruments[entry.symbol].round_quantity(change)
     target = held + change
-    if change == 0 or (target != 0 and abs(change) * entry.price < instrument.min_notional_usdt):
-        check = reason.split(" ", 1)[0].rstrip(":")
-        return Refused(check, reason, f"{order.quantity} {instrument.base_asset}")
     resized = replace(
         entry,
         action_type=classify(held, target),
