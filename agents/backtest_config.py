@@ -127,7 +127,7 @@ def open_market(config: BacktestConfig, agent: str, training_runs: Path, notice:
     if is_training_run(agent):
         metadata = find_training_run(agent, training_runs).metadata()
         own = run.symbols in (None, metadata.symbols) and "synthetic" not in config.market.model_fields_set
-        if own:
+        if own and metadata.values.get("data"):
             return training_market(metadata, notice)
         symbols, interval = run.symbols or metadata.symbols, metadata.interval
     return synthetic_market(

@@ -59,6 +59,8 @@ def training_market(metadata: RunMetadata, notice: Notice) -> Market:
 
 def synthetic_training_market(metadata: RunMetadata) -> Market | None:
     """The synthetic market that a run was trained on, the same to the last digit; None for a run on candles."""
+    if not metadata.values.get("data"):
+        return None
     data = DataConfig.parse(metadata.values["data"], where=f"{metadata.train_id}: data")
     return None if data.candles else _synthetic(data)
 
