@@ -14,6 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from envs.errors import StepLogError
 
 SCHEMA = 1
@@ -77,17 +79,20 @@ EMERGENCY_COLUMNS = (
 
 
 def format_value(value: Any) -> str:
-    """One cell: Decimals without exponent, floats so that they read back equal, booleans true/false."""
+    """One cell: Decimals without exponent, floats so that they read back equal, booleans true/false.
+
+    Text is put on one line: a row that is one line can be repaired when a kill has torn it.
+    """
     if value is None:
         return ""
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         return "true" if value else "false"
     if isinstance(value, Decimal):
-        text = format(value, "f")
+        text = format(abs(value) if value == 0 else value, "f")
         return text.rstrip("0").rstrip(".") if "." in text else text
     if isinstance(value, float):
-        return repr(value)
-    return str(value)
+        return repr(float(value))  # numpy's floats are floats whose repr names their type
+    return " ".join(str(value).splitlines())
 
 
 class CsvAppender:
