@@ -28,10 +28,11 @@ from envs.account import (
     OrderStatus,
     Plan,
     PlannedOrder,
+    Protection,
     Refused,
 )
 from envs.base import Action, Observation, StepResult, TradingEnv, TradingWrapper
-from envs.errors import ActionError, HaltedError
+from envs.errors import ActionError, ExchangeError, HaltedError
 from envs.planning import to_decimal
 from envs.risk import (
     RiskContext,
@@ -136,6 +137,7 @@ class RiskControl(TradingWrapper):
         entries, refusals = self._judge_all(wanted, account)
         if self._unreadable is not None:
             refusals = dict.fromkeys(self.symbols, self._unreadable)
+            self._unreadable = None
         if self.limits.protective_stop:
             entries = self._with_guards(entries, account)
         approved: Approved[Plan] = Approved(replace(wanted, entries=tuple(entries)))
@@ -219,12 +221,13 @@ class RiskControl(TradingWrapper):
             cost_fraction=taker + slippage,
             instruments=self._by_symbol,
         )
-        return [
-            with_guard(e, account.positions[e.symbol].protection, guards.get(e.symbol))
-            if quantities[e.symbol] != 0
-            else e
-            for e in entries
-        ]
+        guarded = []
+        for e in entries:
+            held, after = account.positions[e.symbol].quantity, quantities[e.symbol]
+            # The triggers of a position that is flipped guard the wrong side of the new one.
+            current = account.positions[e.symbol].protection if held * after > 0 else Protection()
+            guarded.append(with_guard(e, current, guards.get(e.symbol)) if after != 0 else e)
+        return guarded
 
     def _taker_fee(self, symbol: str) -> Decimal:
         override = self.config.taker_fee_fraction
@@ -233,6 +236,8 @@ class RiskControl(TradingWrapper):
     @staticmethod
     def _merge(result: OrderResult, asked: PlannedOrder, refusal: Refused | None) -> OrderResult:
         """Put a refusal, or the reason of a reduction, into the result that the step log sees."""
+        if result.planned.action_type is ActionType.LIQUIDATION:
+            return result  # the exchange did something: that it was not asked for something else is beside the point
         if refusal is not None:
             return replace(
                 result, planned=asked, status=OrderStatus.REFUSED, refusal=refusal, error=str(refusal)
@@ -293,13 +298,20 @@ class RiskControl(TradingWrapper):
         self._state = replace(self.state, halted_reason=reason)
         self._save()
         executions: list[Execution] = []
+        failures: list[str] = []
         account = before
         delay_s = self.limits.emergency_delay_s
         for attempt in range(self.limits.emergency_tries):
             if attempt:
                 self._sleep(delay_s)
                 delay_s *= 2
-            executions.append(super().flatten(reason))
+            try:
+                execution = super().flatten(reason)
+            except ExchangeError as error:
+                # An exchange that fails now is the one time when giving up would be worst.
+                failures.append(str(error))
+                continue
+            executions.append(execution)
             account = self.account()
             if account.is_flat and account.pending_orders == 0:
                 break
@@ -313,11 +325,13 @@ class RiskControl(TradingWrapper):
             equity_usdt=before.equity_usdt,
             executions=tuple(executions),
             account=account,
+            failures=tuple(failures),
         )
         if not self._emergency.succeeded:
-            self._state = replace(
-                self.state, halted_reason=f"{reason}; NOT FLAT after {len(executions)} tries"
-            )
+            what = f"{reason}; NOT FLAT after {self._emergency.tries} tries"
+            if failures:
+                what += f", the last error: {failures[-1]}"
+            self._state = replace(self.state, halted_reason=what)
         self._mark(account)
         return self._emergency
 
@@ -357,12 +371,12 @@ class StepLog(TradingWrapper):
         self.agent = agent
         self.records: list[StepRecord] = []
         self.fills: list[Fill] = []
+        self.start_equity_usdt = ZERO  # at reset
         self._keep = keep_records or path is None
         self._file = CsvAppender(path, COLUMNS) if path is not None else None
         self._emergencies_path = emergencies_path
-        self._initial = initial_equity_usdt
-        self._peak = peak_equity_usdt
-        self._max_drawdown = max_drawdown_fraction
+        self._given = (initial_equity_usdt, peak_equity_usdt, max_drawdown_fraction)
+        self._initial = self._peak = self._max_drawdown = ZERO
         self._first_step = first_step
         self._step = first_step
         # Reward and funding wait here until the symbol's next row takes them, so that each counts once.
@@ -377,9 +391,11 @@ class StepLog(TradingWrapper):
         observation, info = super().reset(seed=seed, options=options)
         account = self.account()
         equity = account.equity_usdt
-        if self._initial is None:
-            self._initial = equity
-        self._peak = equity if self._peak is None else max(self._peak, equity)
+        initial, peak, max_drawdown = self._given
+        self._initial = equity if initial is None else initial
+        self._peak = equity if peak is None else peak
+        self._max_drawdown = max_drawdown
+        self._see(equity)
         self._step = self._first_step
         self._reward = dict.fromkeys(self.symbols, 0.0)
         self._funding = dict.fromkeys(self.symbols, ZERO)
@@ -409,14 +425,22 @@ class StepLog(TradingWrapper):
             self._reward[symbol] += reward
         self._collect(info.get("funding_usdt", {}))
         account = self.account()
+        report = info.get("emergency")
+        # The equity at this close makes peaks and drawdowns whether or not a row shows it.
+        self._see(account.equity_usdt if report is None else report.equity_usdt)
         for event in info.get("events", ()):
             self._write_event(event, account)
-        report = info.get("emergency")
         if report is not None:
             self._write_emergency(report)
         if terminated or truncated:
             self.finish()
         return observation, reward, terminated, truncated, info
+
+    def flatten(self, reason: str) -> Execution:
+        """Flatten, and write a row for every position that was closed."""
+        execution = super().flatten(reason)
+        self._write_flattening(execution, reason)
+        return execution
 
     def finish(self) -> None:
         """Write the `end` rows, once: the account at the last close."""
@@ -475,10 +499,7 @@ class StepLog(TradingWrapper):
 
     def _write_emergency(self, report: EmergencyReport) -> None:
         for execution in report.executions:
-            self._collect(execution.funding_usdt)
-            for result in execution.results:
-                if result.planned.action_type is not ActionType.HOLD:
-                    self._write_result(replace(result, error=report.reason), execution)
+            self._write_flattening(execution, report.reason)
         if self._emergencies_path is None:
             return
         closed = sum(1 for e in report.executions for r in e.results if r.status is OrderStatus.FILLED)
@@ -498,8 +519,8 @@ class StepLog(TradingWrapper):
                     report.account.equity_usdt,
                     report.account.wallet_usdt,
                     closed,
-                    len(report.executions),
-                    report.account.is_flat,
+                    report.tries,
+                    bool(report.executions) and report.account.is_flat,
                     report.account.pending_orders,
                 )
             )
@@ -509,6 +530,20 @@ class StepLog(TradingWrapper):
     def _keep_fills(self, fills: Iterable[Fill]) -> None:
         if self._keep:
             self.fills.extend(fills)
+
+    def _write_flattening(self, execution: Execution, reason: str) -> None:
+        self._collect(execution.funding_usdt)
+        for result in execution.results:
+            if result.planned.action_type is not ActionType.HOLD:
+                error = "; ".join(filter(None, (reason, result.error)))
+                self._write_result(replace(result, error=error), execution)
+
+    def _see(self, equity_usdt: Decimal) -> Decimal:
+        """Renew peak and largest drawdown; the drawdown at `equity_usdt`."""
+        self._peak = max(self._peak, equity_usdt)
+        drawdown = drawdown_fraction(equity_usdt, self._peak)
+        self._max_drawdown = max(self._max_drawdown, drawdown)
+        return drawdown
 
     def _collect(self, funding_usdt: Mapping[str, Decimal]) -> None:
         for symbol, amount in funding_usdt.items():
@@ -529,11 +564,8 @@ class StepLog(TradingWrapper):
         fill_price: Decimal | None = None,
         commission: Decimal = ZERO,
     ) -> None:
-        assert self._initial is not None and self._peak is not None
         equity = account.equity_usdt
-        self._peak = max(self._peak, equity)
-        drawdown = drawdown_fraction(equity, self._peak)
-        self._max_drawdown = max(self._max_drawdown, drawdown)
+        drawdown = self._see(equity)
         position = account.positions[symbol]
         record = StepRecord(
             schema=SCHEMA,

@@ -49,7 +49,8 @@ class LiveConsole:
     def banner(self, title: str, lines: Sequence[str], *, real_money: bool) -> None:
         """Say where this run trades, and with what."""
         style = "bold red" if real_money else "cyan"
-        self._console.print(Panel("\n".join(lines), title=title, border_style=style, expand=False))
+        panel = Panel("\n".join(lines), title=title, border_style=style, expand=False)
+        self._console.print(panel, soft_wrap=False)
 
     def notice(self, text: str) -> None:
         """A line about the run itself."""
@@ -86,13 +87,14 @@ class LiveConsole:
         flat = "account flat, no orders left" if report.succeeded else "THE ACCOUNT IS NOT FLAT"
         self._console.print(
             Panel(
-                f"{report.reason}\n{flat} after {len(report.executions)} tries; equity "
+                f"{report.reason}\n{flat} after {len(report.executions)} {'try' if len(report.executions) == 1 else 'tries'}; equity "
                 f"{report.account.equity_usdt:.2f} USDT\nThe run is halted. Start again with "
                 "--acknowledge-emergency once you have looked at the account.",
                 title="EMERGENCY",
                 border_style="bold red",
                 expand=False,
-            )
+            ),
+            soft_wrap=False,
         )
 
     def summary(self, metrics: Metrics | None, ending: Ending, paths: Mapping[str, Path]) -> None:

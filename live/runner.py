@@ -324,7 +324,8 @@ def session_metrics(log: StepLog, interval_ms: int) -> Metrics | None:
     """The session's figures from its step rows: equity once per candle, all fills, all funding."""
     if not log.records:
         return None
-    equity: dict[int, float] = {}
+    # Keyed by time: several rows share a candle, and the last of them is after everything.
+    equity = {0: float(log.start_equity_usdt)}
     for record in log.records:
         equity[record.timestamp] = float(record.equity)
     funding = float(sum(record.funding for record in log.records))
