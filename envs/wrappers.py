@@ -392,6 +392,7 @@ class StepLog(TradingWrapper):
         account = self.account()
         equity = account.equity_usdt
         initial, peak, max_drawdown = self._given
+        self.start_equity_usdt = equity
         self._initial = equity if initial is None else initial
         self._peak = equity if peak is None else peak
         self._max_drawdown = max_drawdown

@@ -23,7 +23,7 @@ from live.venues import PaperOptions, VenueChoice
 
 _CONFIRMATION = "trade real money"
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -84,10 +84,12 @@ class LiveConsole:
 
     def emergency(self, report: EmergencyReport) -> None:
         """The emergency protocol ran."""
+        count = len(report.executions)
+        tries = "1 try" if count == 1 else f"{count} tries"
         flat = "account flat, no orders left" if report.succeeded else "THE ACCOUNT IS NOT FLAT"
         self._console.print(
             Panel(
-                f"{report.reason}\n{flat} after {len(report.executions)} {'try' if len(report.executions) == 1 else 'tries'}; equity "
+                f"{report.reason}\n{flat} after {tries}; equity "
                 f"{report.account.equity_usdt:.2f} USDT\nThe run is halted. Start again with "
                 "--acknowledge-emergency once you have looked at the account.",
                 title="EMERGENCY",

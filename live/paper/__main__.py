@@ -22,7 +22,7 @@ from live.paper.runtime import PaperServer
 
 DEFAULT_HISTORY = 1_500
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def parse_speed(text: str) -> float | None:
