@@ -38,6 +38,19 @@ class TimeRules:
         latest = max(self.now_ms, self.start_ms + self.wall_elapsed_ms) + AHEAD_MS
         return self.start_ms - recv_window_ms <= timestamp_ms <= latest
 
+    def skewed(self, offset_ms: int, since_ms: int, elapsed_ms: int) -> TimeRules:
+        """The rules of a clock that is off by `offset_ms` since feed time `since_ms`, `elapsed_ms` ago.
+
+        A replay forgets the span before, so that only a client that asked for the time since then is in it.
+        """
+        return TimeRules(
+            now_ms=self.now_ms + offset_ms,
+            start_ms=since_ms + offset_ms,
+            wall_ms=self.wall_ms + offset_ms,
+            wall_elapsed_ms=elapsed_ms,
+            real_time=self.real_time,
+        )
+
 
 def _fresh(timestamp_ms: int, recv_window_ms: int, now_ms: int) -> bool:
     return timestamp_ms < now_ms + AHEAD_MS and now_ms - timestamp_ms <= recv_window_ms

@@ -139,15 +139,44 @@ class Call:
 
 
 Handler = Callable[[Call], Any]
+Weight = int | Callable[[Params], int]
+
+
+class Pool(Enum):
+    """Which of an address's limits a route counts against."""
+
+    WEIGHT = "weight"
+    FUNDING = "funding"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One path and verb. `weight` counts against the IP, `orders` against the account."""
+    """One path and verb. `weight` counts against the address, `orders` (per 10 s) against the account."""
 
     method: str
     path: str
     handler: Handler
     security: Security
-    weight: int = 1
+    weight: Weight = 1
     orders: int = 0
+    pool: Pool = Pool.WEIGHT
+
+    def weight_of(self, params: Params) -> int:
+        """Request weight of a call with these parameters."""
+        return self.weight if isinstance(self.weight, int) else self.weight(params)
+
+
+def by_symbol(one: int, everything: int) -> Callable[[Params], int]:
+    """A weight for one symbol, and another for all."""
+    return lambda params: one if params.text("symbol") is not None else everything
+
+
+def by_limit(default: int, *steps: tuple[int, int]) -> Callable[[Params], int]:
+    """A weight by the `limit` parameter: that of the first (largest limit, weight) which covers it."""
+
+    def weight(params: Params) -> int:
+        text = params.text("limit") or ""
+        asked = int(text) if _INTEGER.fullmatch(text) else default
+        return next((weight for largest, weight in steps if asked <= largest), steps[-1][1])
+
+    return weight

@@ -28,6 +28,7 @@ from live.paper.engine import Engine, EngineSettings
 from live.paper.errors import ApiError
 from live.paper.feeds import ReplayFeed
 from live.paper.history import Forming, MarketHistory
+from live.paper.limits import LimitSettings
 from live.paper.money import exact
 from live.paper.play import fill_crossed_limits, jump_prices, move_prices, play_candle
 from live.paper.streams import Hub
@@ -51,6 +52,15 @@ class Step:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class ClockSkew:
+    """How far the exchange's clock is off, and since when (feed time, monotonic seconds)."""
+
+    offset_ms: int
+    since_ms: int
+    since_s: float
+
+
 class PaperExchange:
     """One exchange over one feed. Synchronous: whoever runs it calls from one thread."""
 
@@ -61,6 +71,7 @@ class PaperExchange:
         *,
         slippage_bps: Decimal = Decimal(0),
         instruments: Mapping[str, Instrument] | None = None,
+        limits: LimitSettings | None = None,
         wall_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +84,8 @@ class PaperExchange:
         self.hub = Hub(monotonic_s)
         self.engine = Engine(EngineSettings(rules, slippage_bps), feed.start_ms, {})
         self.forming: dict[str, Forming] = {}
+        self.limit_settings = LimitSettings() if limits is None else limits
+        self._skew: ClockSkew | None = None
         self._wall_s = wall_s
         self._monotonic_s = monotonic_s
         self._started_s = monotonic_s()
@@ -102,6 +115,15 @@ class PaperExchange:
         """Feed time."""
         return self.engine.clock_ms if self._paced_now is None else self._paced_now()
 
+    @property
+    def server_ms(self) -> int:
+        """Feed time as the exchange's clock shows it: off by the clock fault where there is one."""
+        return self.now_ms + (0 if self._skew is None else self._skew.offset_ms)
+
+    def skew_clock(self, offset_ms: int) -> None:
+        """Put the clock that clients ask for, and that timestamps are judged by, off by `offset_ms`."""
+        self._skew = ClockSkew(offset_ms, self.now_ms, self._monotonic_s()) if offset_ms else None
+
     def follow_clock(self, now_ms: Callable[[], int]) -> None:
         """Take feed time from a pacer between the engine's own steps."""
         self._paced_now = now_ms
@@ -112,14 +134,18 @@ class PaperExchange:
 
     def time_rules(self) -> TimeRules:
         """What request timestamps are judged by at this moment."""
-        elapsed = self._monotonic_s() - self._started_s
-        return TimeRules(
+        now_s = self._monotonic_s()
+        rules = TimeRules(
             now_ms=self.now_ms,
             start_ms=self.feed.start_ms,
             wall_ms=int(self._wall_s() * 1000),
-            wall_elapsed_ms=int(elapsed * 1000),
+            wall_elapsed_ms=int((now_s - self._started_s) * 1000),
             real_time=self.real_time,
         )
+        skew = self._skew
+        if skew is None:
+            return rules
+        return rules.skewed(skew.offset_ms, skew.since_ms, int((now_s - skew.since_s) * 1000))
 
     def state(self) -> dict[str, Any]:
         """What `/paper/state` answers."""

@@ -7,21 +7,19 @@ from typing import Any
 
 from envs.instruments import Instrument
 from envs.time_grid import DAY_MS
-from live.paper.calls import Call, Route, Security
+from live.paper.calls import Call, Pool, Route, Security, Weight, by_limit, by_symbol
 from live.paper.errors import refusal
 from live.paper.filters import CONDITIONAL_TYPES
 from live.paper.history import Bar
+from live.paper.limits import declared
 from live.paper.market_events import BOOK_QUANTITY, best_prices
 from live.paper.money import amount_text, exact, plain, price_text
 
 _DEPTH_LIMITS = frozenset({5, 10, 20, 50, 100, 500, 1000})
 _RATE_QUANTUM = Decimal("1e-8")
 _PERPETUAL_DELIVERY_MS = 4_133_404_800_000
-RATE_LIMITS: tuple[dict[str, Any], ...] = (
-    {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 2400},
-    {"rateLimitType": "ORDERS", "interval": "MINUTE", "intervalNum": 1, "limit": 1200},
-    {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": 300},
-)
+_KLINE_WEIGHT = by_limit(500, (99, 1), (499, 2), (1000, 5), (1500, 10))
+_DEPTH_WEIGHT = by_limit(500, (50, 2), (100, 5), (500, 10), (1000, 20))
 
 
 def ping(call: Call) -> Any:
@@ -30,8 +28,8 @@ def ping(call: Call) -> Any:
 
 
 def server_time(call: Call) -> Any:
-    """GET time: feed time."""
-    return {"serverTime": call.exchange.now_ms}
+    """GET time: feed time, off by the clock fault where there is one."""
+    return {"serverTime": call.exchange.server_ms}
 
 
 def exchange_info(call: Call) -> Any:
@@ -40,7 +38,7 @@ def exchange_info(call: Call) -> Any:
         "timezone": "UTC",
         "serverTime": call.exchange.now_ms,
         "futuresType": "U_MARGINED",
-        "rateLimits": list(RATE_LIMITS),
+        "rateLimits": declared(call.exchange.limit_settings),
         "exchangeFilters": [],
         "assets": [{"asset": "USDT", "marginAvailable": True, "autoAssetExchange": "0"}],
         "symbols": [_symbol_info(call.exchange.engine.instruments[one]) for one in call.exchange.symbols],
@@ -290,7 +288,7 @@ def _symbol_info(instrument: Instrument) -> dict[str, Any]:
     }
 
 
-def _public(path: str, handler: Any, weight: int = 1) -> Route:
+def _public(path: str, handler: Any, weight: Weight = 1) -> Route:
     return Route("GET", path, handler, Security.NONE, weight)
 
 
@@ -300,15 +298,15 @@ ROUTES: tuple[Route, ...] = (
     _public("/fapi/v1/ping", ping),
     _public("/fapi/v1/time", server_time),
     _public("/fapi/v1/exchangeInfo", exchange_info),
-    _public("/fapi/v1/klines", klines, 5),
-    _public("/fapi/v1/continuousKlines", continuous_klines, 5),
-    _public("/fapi/v1/markPriceKlines", mark_price_klines, 5),
-    _public("/fapi/v1/premiumIndex", premium_index),
-    _public("/fapi/v1/fundingRate", funding_rate, 0),
-    _public("/fapi/v1/fundingInfo", funding_info, 0),
-    _public("/fapi/v1/ticker/price", price_ticker_v1),
-    _public("/fapi/v2/ticker/price", price_ticker_v1),
-    _public("/fapi/v1/ticker/24hr", ticker_24hr),
-    _public("/fapi/v1/ticker/bookTicker", book_ticker, 2),
-    _public("/fapi/v1/depth", depth, 2),
+    _public("/fapi/v1/klines", klines, _KLINE_WEIGHT),
+    _public("/fapi/v1/continuousKlines", continuous_klines, _KLINE_WEIGHT),
+    _public("/fapi/v1/markPriceKlines", mark_price_klines, _KLINE_WEIGHT),
+    _public("/fapi/v1/premiumIndex", premium_index, by_symbol(1, 10)),
+    Route("GET", "/fapi/v1/fundingRate", funding_rate, Security.NONE, 0, pool=Pool.FUNDING),
+    Route("GET", "/fapi/v1/fundingInfo", funding_info, Security.NONE, 0, pool=Pool.FUNDING),
+    _public("/fapi/v1/ticker/price", price_ticker_v1, by_symbol(1, 2)),
+    _public("/fapi/v2/ticker/price", price_ticker_v1, by_symbol(1, 2)),
+    _public("/fapi/v1/ticker/24hr", ticker_24hr, by_symbol(1, 40)),
+    _public("/fapi/v1/ticker/bookTicker", book_ticker, by_symbol(2, 5)),
+    _public("/fapi/v1/depth", depth, _DEPTH_WEIGHT),
 )

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from live.paper import desk, filters, views
-from live.paper.calls import Call, Handler, Params, Route, Security
+from live.paper.calls import Call, Handler, Params, Route, Security, Weight, by_symbol
 from live.paper.errors import ApiError, refusal
 from live.paper.money import ZERO
 from live.paper.orders import AlgoOrder, AlgoRequest, Order, OrderRequest
@@ -266,7 +266,7 @@ def _as_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _signed(method: str, path: str, handler: Handler, weight: int = 1, orders: int = 0) -> Route:
+def _signed(method: str, path: str, handler: Handler, weight: Weight = 1, orders: int = 0) -> Route:
     return Route(method, path, handler, Security.SIGNED, weight, orders)
 
 
@@ -277,13 +277,13 @@ ROUTES: tuple[Route, ...] = (
     _signed("DELETE", "/fapi/v1/order", cancel_order),
     _signed("POST", "/fapi/v1/batchOrders", place_batch, 5, 5),
     _signed("GET", "/fapi/v1/openOrder", get_open_order),
-    _signed("GET", "/fapi/v1/openOrders", get_open_orders),
+    _signed("GET", "/fapi/v1/openOrders", get_open_orders, by_symbol(1, 40)),
     _signed("GET", "/fapi/v1/allOrders", get_all_orders, 5),
     _signed("DELETE", "/fapi/v1/allOpenOrders", cancel_all_orders),
     _signed("POST", "/fapi/v1/algoOrder", place_algo_order, 0, 1),
     _signed("GET", "/fapi/v1/algoOrder", get_algo_order),
     _signed("DELETE", "/fapi/v1/algoOrder", cancel_algo_order),
-    _signed("GET", "/fapi/v1/openAlgoOrders", get_open_algo_orders),
+    _signed("GET", "/fapi/v1/openAlgoOrders", get_open_algo_orders, by_symbol(1, 40)),
     _signed("GET", "/fapi/v1/allAlgoOrders", get_all_algo_orders, 5),
     _signed("DELETE", "/fapi/v1/algoOpenOrders", cancel_all_algo_orders),
 )

@@ -13,6 +13,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from live.paper.auth import check_signature, find_account
 from live.paper.calls import Call, Params, Route, Security
 from live.paper.errors import ApiError, refusal
 from live.paper.exchange import PaperExchange
-from live.paper.limits import Limits
+from live.paper.limits import LimitError, Limits, MarketClock
 from live.paper.pacing import run_paced
 from live.paper.sockets import Connection, Message, Receive, Send, serve_socket
 
@@ -42,8 +43,8 @@ class PaperApp:
 
     def __init__(self, exchange: PaperExchange, *, wall_s: Callable[[], float]) -> None:
         self.exchange = exchange
-        # In lock-step the minute is the market's: a client that steps fast must not look like a busy one.
-        self._limits = Limits(lambda: exchange.now_ms / 1000 if exchange.lock_step else wall_s())
+        now_s = MarketClock(lambda: exchange.now_ms, time.monotonic) if exchange.lock_step else wall_s
+        self._limits = Limits(exchange.limit_settings, now_s=now_s, now_ms=lambda: exchange.server_ms)
         self._connections: set[Connection] = set()
         self._advancing = asyncio.Lock()
 
@@ -96,6 +97,8 @@ class PaperApp:
                 status, reply = 200, self._call(scope, body, headers)
         except ApiError as problem:
             status, reply = problem.http_status, {"code": problem.code, "msg": problem.msg}
+            if isinstance(problem, LimitError):
+                headers.append((b"retry-after", b"%d" % problem.retry_after_s))
         payload = json.dumps(reply, separators=(",", ":")).encode()
         headers.append((b"content-length", b"%d" % len(payload)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -108,15 +111,14 @@ class PaperApp:
             raise ApiError(-5000, f"Path {path}, Method {method} is invalid", http_status=404)
         query: bytes = scope.get("query_string", b"")
         params = Params.parse(query, body)
+        ip = scope["client"][0] if scope.get("client") else "unknown"
+        headers.extend(self._limits.admit(ip, route, params))
         caller = None
         if route.security is not Security.NONE:
-            api_key = _header(scope, b"x-mbx-apikey")
-            caller = find_account(self.exchange.engine.accounts, api_key)
-        headers.extend(
-            self._limits.headers(route.weight, route.orders, None if caller is None else caller.api_key)
-        )
-        if route.security is Security.SIGNED and caller is not None:
-            check_signature(caller, query, body, params.values, self.exchange.time_rules())
+            caller = find_account(self.exchange.engine.accounts, _header(scope, b"x-mbx-apikey"))
+            if route.security is Security.SIGNED:
+                check_signature(caller, query, body, params.values, self.exchange.time_rules())
+            headers.extend(self._limits.admit_orders(ip, route, caller.api_key))
         self.exchange.tick()
         reply = route.handler(Call(self.exchange, params, caller))
         self.exchange.flush()
