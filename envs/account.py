@@ -347,8 +347,9 @@ class EmergencyReport:
         drawdown_fraction, limit_fraction: what broke which limit; the limit is None when none was about drawdown.
         peak_equity_usdt: the peak that the drawdown is measured from.
         equity_usdt: before it ran.
-        executions: one per try to flatten.
-        account: the account read back at the end.
+        executions: one per try to flatten that the exchange answered.
+        account: the account as it was last read back.
+        failures: errors of the tries that ended in one.
     """
 
     reason: str
@@ -359,11 +360,17 @@ class EmergencyReport:
     equity_usdt: Decimal
     executions: tuple[Execution, ...]
     account: AccountSnapshot
+    failures: tuple[str, ...] = ()
+
+    @property
+    def tries(self) -> int:
+        """How often the protocol tried to get flat."""
+        return len(self.executions) + len(self.failures)
 
     @property
     def succeeded(self) -> bool:
-        """Flat, and no order left at the exchange."""
-        return self.account.is_flat and self.account.pending_orders == 0
+        """Flat, no order left at the exchange, and both read back after at least one try."""
+        return bool(self.executions) and self.account.is_flat and self.account.pending_orders == 0
 
 
 @dataclass(frozen=True, slots=True)
