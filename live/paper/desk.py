@@ -9,7 +9,7 @@ from envs.account import Side
 from envs.instruments import Instrument
 from live.paper import events, filters
 from live.paper.account import Account
-from live.paper.engine import EXPIRED_BY_IOC, Engine
+from live.paper.engine import EXPIRED_BY_IOC, EXPIRED_UNFILLED, Engine
 from live.paper.errors import refusal
 from live.paper.margin import margin_of_account
 from live.paper.money import ZERO
@@ -89,12 +89,27 @@ def place_order(engine: Engine, account: Account, request: OrderRequest) -> Orde
     engine.accept(account, order)
     last = engine.prices[order.symbol]
     if order.type == "MARKET" or _crosses(order, last):
-        engine.fill(account, order, _taker_price(engine, order), quantity=_fillable(account, order))
-        if order.is_open:
-            engine.end_order(account, order, Status.EXPIRED)
+        _take(engine, account, order)
     elif order.time_in_force == "IOC":
         engine.end_order(account, order, Status.EXPIRED, reason=EXPIRED_BY_IOC)
     return order
+
+
+def _take(engine: Engine, account: Account, order: Order) -> None:
+    """Fill what can be filled now. The rest of a MARKET order expires, that of a LIMIT order may rest."""
+    wanted = _fillable(account, order)
+    price = _taker_price(engine, order)
+    whole = order.time_in_force == "FOK"
+    for quantity in [wanted] if whole else engine.pieces(order.symbol, wanted):
+        engine.fill(account, order, price, quantity=quantity)
+        wanted -= quantity
+    if order.is_open:
+        if order.type == "MARKET":
+            engine.end_order(account, order, Status.EXPIRED, reason=EXPIRED_UNFILLED if wanted else 0)
+        elif order.time_in_force == "IOC":
+            engine.end_order(account, order, Status.EXPIRED, reason=EXPIRED_BY_IOC)
+        elif not wanted:
+            engine.end_order(account, order, Status.EXPIRED)
 
 
 def cancel_order(engine: Engine, account: Account, order: Order | None) -> Order:

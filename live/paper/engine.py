@@ -23,6 +23,7 @@ from live.paper.orders import AlgoOrder, AlgoStatus, Order, Status, Trade
 
 EXPIRED_BY_LIQUIDATION = 5
 EXPIRED_BY_IOC = 2
+EXPIRED_UNFILLED = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,14 @@ class EngineSettings:
             raise ConfigError("a paper exchange needs at least one instrument")
         if not ZERO <= self.slippage_bps < 10_000:
             raise ConfigError(f"slippage_bps is {self.slippage_bps}; it must be from 0 to below 10000")
+
+
+@dataclass(frozen=True, slots=True)
+class PartialFill:
+    """How much of an order that takes finds a counterparty: a share of it, in so many trades."""
+
+    share: Decimal
+    pieces: int = 1
 
 
 @dataclass(slots=True)
@@ -63,6 +72,7 @@ class Engine:
     outbox: list[tuple[Account, events.Event]] = field(default_factory=list)
     order_ids: Sequence = field(default_factory=Sequence)
     algo_ids: Sequence = field(default_factory=Sequence)
+    partial_fill: PartialFill | None = None
 
     @property
     def instruments(self) -> Mapping[str, Instrument]:
@@ -82,6 +92,17 @@ class Engine:
     def taker_price(self, price: Decimal, side: Side) -> Decimal:
         """`price` moved against a taker by the slippage. Not rounded to the tick: it is an average."""
         return booked(price * (ONE + side.sign * self.settings.slippage_bps / 10_000))
+
+    def pieces(self, symbol: str, quantity: Decimal) -> list[Decimal]:
+        """The trades in which a taker's quantity fills: one of all of it, unless `partial_fill` says otherwise."""
+        partial = self.partial_fill
+        if partial is None or not quantity:
+            return [quantity]
+        step = self.instruments[symbol].step_size
+        steps = int(max(step, quantity * partial.share) // step)
+        count = min(partial.pieces, steps)
+        each, over = divmod(steps, count)
+        return [(each + (index < over)) * step for index in range(count)]
 
     def commission(self, symbol: str, quantity: Decimal, price: Decimal, *, maker: bool) -> Decimal:
         """quantity * price * rate, in USDT."""
