@@ -329,12 +329,16 @@ class Execution:
         account: marked at the close that was decided on.
         funding_usdt: by symbol, received (+) or paid (-) with the candle's open, before the orders.
         emergency: the emergency protocol's report, when it ran after this execution.
+        events: fills beside the orders, after them: a position that was closed again because its stop was refused.
+        failure: why the exchange can no longer be relied on, empty when it can; a reason for the emergency protocol.
     """
 
     results: tuple[OrderResult, ...]
     account: AccountSnapshot
     funding_usdt: Mapping[str, Decimal] = field(default_factory=dict)
     emergency: EmergencyReport | None = None
+    events: tuple[CandleEvent, ...] = ()
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,9 @@ class TradingEnv(gym.Env[Observation, Action], abc.ABC):
         """Play, or wait for, the next candle; (observation, reward, terminated, truncated, info).
 
         `info["events"]` is a tuple of `CandleEvent`: what the exchange did by itself meanwhile.
-        `info["funding_usdt"]` is the funding booked meanwhile, by symbol.
+        `info["funding_usdt"]` is the funding booked meanwhile, by symbol; `info["transfers_usdt"]` are deposits less
+        withdrawals, which are in the account but are no profit. `info["failure"]` says why the exchange can no longer
+        be relied on, a reason for the emergency protocol. `reset` gives events and transfers too.
         """
 
     @abc.abstractmethod

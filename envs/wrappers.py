@@ -114,6 +114,7 @@ class RiskControl(TradingWrapper):
         observation, info = super().reset(seed=seed, options=options)
         account = self.account()
         self._state = stored or fresh_state(account.equity_usdt, account.time_ms)
+        self._transfer(info.get("transfers_usdt", ZERO), account)
         self._emergency = None
         self._observation = observation
         self._mark(account)
@@ -160,8 +161,11 @@ class RiskControl(TradingWrapper):
         observation, reward, terminated, truncated, info = super().advance()
         self._observation = observation
         account = self.account()
+        self._transfer(info.get("transfers_usdt", ZERO), account)
         self._mark(account)
         report = self._check_drawdown(account)
+        if report is None and info.get("failure"):
+            report = self.run_emergency(info["failure"])
         if report is not None:
             info = {**info, "emergency": report}
             terminated, truncated = True, False
@@ -259,6 +263,18 @@ class RiskControl(TradingWrapper):
 
     # --- drawdown and emergency --------------------------------------------------------------------------
 
+    def _transfer(self, amount_usdt: Decimal, account: AccountSnapshot) -> None:
+        """Move what losses are measured from along with a deposit or withdrawal."""
+        if amount_usdt == 0:
+            return
+        scale = transfer_scale(amount_usdt, account.equity_usdt)
+        self._state = replace(
+            self.state,
+            initial_equity_usdt=self.state.initial_equity_usdt + amount_usdt,
+            peak_equity_usdt=self.state.peak_equity_usdt * scale,
+            day_start_equity_usdt=self.state.day_start_equity_usdt * scale,
+        )
+
     def _mark(self, account: AccountSnapshot) -> None:
         self._state = self.state.marked(account.equity_usdt, account.time_ms)
         self._save()
@@ -286,7 +302,7 @@ class RiskControl(TradingWrapper):
         for result in execution.results:
             if result.status in (OrderStatus.FAILED, OrderStatus.UNKNOWN):
                 return self.run_emergency(f"order in {result.planned.symbol} {result.status}: {result.error}")
-        return None
+        return self.run_emergency(execution.failure) if execution.failure else None
 
     def run_emergency(self, reason: str) -> EmergencyReport:
         """Close every position, cancel every order, read back until flat, and halt.
@@ -336,6 +352,15 @@ class RiskControl(TradingWrapper):
         return self._emergency
 
 
+def transfer_scale(amount_usdt: Decimal, equity_usdt: Decimal) -> Decimal:
+    """Factor for a peak when `amount_usdt` was paid in (or out, below zero) and `equity_usdt` came of it.
+
+    The drawdown is a fraction of the money that is there, so that moving money leaves it as it is.
+    """
+    before = equity_usdt - amount_usdt
+    return equity_usdt / before if before > 0 and equity_usdt > 0 else Decimal(1)
+
+
 def _hold(entry: PlannedOrder) -> PlannedOrder:
     """The entry without its order."""
     return replace(entry, order=None, action_type=ActionType.HOLD, protection=None, skipped=False)
@@ -371,7 +396,7 @@ class StepLog(TradingWrapper):
         self.agent = agent
         self.records: list[StepRecord] = []
         self.fills: list[Fill] = []
-        self.start_equity_usdt = ZERO  # at reset
+        self.start_equity_usdt = self.start_pnl_usdt = ZERO  # at reset
         self._keep = keep_records or path is None
         self._file = CsvAppender(path, COLUMNS) if path is not None else None
         self._emergencies_path = emergencies_path
@@ -396,6 +421,8 @@ class StepLog(TradingWrapper):
         self._initial = equity if initial is None else initial
         self._peak = equity if peak is None else peak
         self._max_drawdown = max_drawdown
+        self._transfer(info.get("transfers_usdt", ZERO), equity)
+        self.start_pnl_usdt = equity - self._initial
         self._see(equity)
         self._step = self._first_step
         self._reward = dict.fromkeys(self.symbols, 0.0)
@@ -414,6 +441,8 @@ class StepLog(TradingWrapper):
         self._collect(execution.funding_usdt)
         for result in execution.results:
             self._write_result(result, execution)
+        for event in execution.events:
+            self._write_event(event, execution.account)
         if execution.emergency is not None:
             self._write_emergency(execution.emergency)
         return execution
@@ -427,6 +456,7 @@ class StepLog(TradingWrapper):
         self._collect(info.get("funding_usdt", {}))
         account = self.account()
         report = info.get("emergency")
+        self._transfer(info.get("transfers_usdt", ZERO), account.equity_usdt)
         # The equity at this close makes peaks and drawdowns whether or not a row shows it.
         self._see(account.equity_usdt if report is None else report.equity_usdt)
         for event in info.get("events", ()):
@@ -532,8 +562,16 @@ class StepLog(TradingWrapper):
         if self._keep:
             self.fills.extend(fills)
 
+    def _transfer(self, amount_usdt: Decimal, equity_usdt: Decimal) -> None:
+        """Keep a deposit or withdrawal out of the PnL and out of the drawdown."""
+        if amount_usdt:
+            self._initial += amount_usdt
+            self._peak *= transfer_scale(amount_usdt, equity_usdt)
+
     def _write_flattening(self, execution: Execution, reason: str) -> None:
         self._collect(execution.funding_usdt)
+        for event in execution.events:
+            self._write_event(event, execution.account)
         for result in execution.results:
             if result.planned.action_type is not ActionType.HOLD:
                 error = "; ".join(filter(None, (reason, result.error)))

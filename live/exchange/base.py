@@ -214,6 +214,10 @@ class Exchange(ABC):
         """Funding booked since a time, ascending."""
 
     @abstractmethod
+    async def transfers(self, *, since_ms: int) -> list[FundingPayment]:
+        """Deposits (above zero) and withdrawals (below zero) booked since a time, ascending."""
+
+    @abstractmethod
     async def liquidation_fees(self, *, since_ms: int) -> list[FundingPayment]:
         """Fees of liquidations booked since a time, ascending; amounts are below zero."""
 

@@ -244,6 +244,11 @@ class BinanceExchange(Exchange):
         self._rest.require_key("the funding payments")
         return await self._trades.funding_payments(since_ms)
 
+    async def transfers(self, *, since_ms: int) -> list[FundingPayment]:
+        """Deposits and withdrawals booked since a time, ascending."""
+        self._rest.require_key("the transfers")
+        return await self._trades.transfers(since_ms)
+
     async def liquidation_fees(self, *, since_ms: int) -> list[FundingPayment]:
         """Fees of liquidations booked since a time; see `Exchange.liquidation_fees`."""
         self._rest.require_key("the liquidation fees")

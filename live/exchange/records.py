@@ -64,7 +64,7 @@ class FundingRate:
 
 @dataclass(frozen=True, slots=True)
 class FundingPayment:
-    """Funding received (above zero) or paid (below zero)."""
+    """Funding received (above zero) or paid (below zero); also a transfer or a fee booked beside the trades."""
 
     symbol: str
     amount_usdt: Decimal

@@ -157,6 +157,10 @@ class Trades:
         """Funding booked since a time, ascending."""
         return await self._income("FUNDING_FEE", since_ms)
 
+    async def transfers(self, since_ms: int) -> list[FundingPayment]:
+        """Deposits and withdrawals of USDT booked since a time, ascending."""
+        return await self._income("TRANSFER", since_ms)
+
     async def liquidation_fees(self, since_ms: int) -> list[FundingPayment]:
         """Liquidation fees (below zero) booked since a time, ascending; what the insurance fund pays is none."""
         booked = await self._income("INSURANCE_CLEAR", since_ms)
@@ -171,7 +175,9 @@ class Trades:
             )
             page = [parse.funding_payment(row) for row in rows]
             before = len(found)
-            found |= {(one.transaction_id, one.symbol, one.time_ms): one for one in page}
+            for row, one in zip(rows, page, strict=True):
+                if row.get("asset", "USDT") == "USDT":  # other assets move in and out beside the margin
+                    found[one.transaction_id, one.symbol, one.time_ms] = one
             if len(page) < PAGE or len(found) == before:
                 return sorted(found.values(), key=lambda one: (one.time_ms, one.symbol))
             # Several symbols are charged at one moment, so the next page begins at the same one.
