@@ -286,3 +286,22 @@ def test_equity_identity_holds_through_a_liquidation(quantity: float) -> None:
         1000 + t["realized_pnl"] - t["fees"] + t["funding"] + t["insurance"], abs=1e-9
     )
     assert t["equity"] >= 0
+
+
+def test_where_stop_and_liquidation_are_reached_together_it_is_a_liquidation() -> None:
+    # Candle 2 opens at 89, through the stop at 90 and with 995 - 550 = 445 of equity. A funding inside it takes
+    # 50 * 89 * 0.1 = 445: at the open, where the stop would fill, equity is below the maintenance margin.
+    rows = [*flat_rows(100, 100), (89, 89, 88, 89), (89, 89, 89, 89)]
+    market = market_of(rows, funding={"BTCUSDT": [(0, 0.0), (150, 0.1)]})
+    rules = [instrument(brackets=ONE_BRACKET, liquidation_fee="0.004")]
+    env = env_of(
+        market,
+        instruments=rules,
+        exchange_leverage=20,
+        action={"scheme": "quantity", "stop_loss_fraction": 0.1},
+    )
+    env.reset()
+    phases(env, 50.0)
+    _, result = phases(env, 50.0)
+    (event,) = events_of(result)
+    assert (event.action_type, float(event.fill.price)) == (ActionType.LIQUIDATION, 89.0)
