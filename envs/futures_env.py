@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -31,6 +32,7 @@ from envs.account import (
 )
 from envs.base import Action, Observation, StepResult, TradingEnv
 from envs.candles import parse_time_ms
+from envs.compiling import entry_point
 from envs.errors import ActionError, CandleError, ConfigError
 from envs.features import FeatureTable, default_features, market_features
 from envs.instruments import Instrument, get_instruments
@@ -40,6 +42,10 @@ from envs.planning import Planner, check_action, quantity_decimal, to_decimal
 from envs.scaler import FeatureScaler, identity_scaler
 from envs.settings import EnvConfig
 from envs.synthetic import synthetic_market
+
+_FLOAT32 = np.dtype(np.float32)
+
+_CompiledStep = Callable[[int, Action, Observation], tuple[float, int]]
 
 _EVENT_ACTIONS = {
     kernel.EVENT_STOP: (ActionType.STOP_LOSS, Leg.STOP),
@@ -133,11 +139,13 @@ class FuturesEnv(TradingEnv):
         self._account = np.zeros(1, kernel.ACCOUNT_DTYPE)
         self._position = np.zeros(n, kernel.POSITION_DTYPE)
         self._order = np.zeros(n, kernel.ORDER_DTYPE)
-        self._action = np.zeros(n, np.float64)
         self._action_shape = (n,)
         self._size = self.spec_observation.size
         self._needs_reset = True
         self._opened = False
+        # The kernel's step for actions of float32, once it is compiled, while a step can begin.
+        self._step_float32: _CompiledStep | None = None
+        self._compiled: dict[np.dtype[Any], _CompiledStep] = {}
 
         bound = np.inf if self.config.action.scheme == "quantity" else 1.0
         self.action_space = gym.spaces.Box(-bound, bound, (n,), np.float32)
@@ -177,13 +185,13 @@ class FuturesEnv(TradingEnv):
                 )
         elif self._random_start:
             start = int(self.np_random.integers(self.first_index, self.last_index))
-        self._t = start
-        self._step = 0
+        self._t = self._start = start
         self._episode_end = self.last_index
         if self._episode_candles is not None:
             self._episode_end = min(self.last_index, start + self._episode_candles)
         self._needs_reset = False
         self._opened = False
+        self._step_float32 = self._compiled.get(_FLOAT32)
         self._liquidation_reported = False
         self._funding_seen = [0.0] * len(self.symbols)
         kernel.reset_account(self._config[0], self._account[0], self._position)
@@ -191,38 +199,68 @@ class FuturesEnv(TradingEnv):
 
     def step(self, action: Action) -> StepResult:
         """One step in one compiled call; equal to the phases, which a property test holds."""
-        if self._needs_reset or self._opened:
-            return self._step_in_phases(action)
-        if type(action) is not np.ndarray or action.shape != self._action_shape:
-            # Assigned as it is, one number would be spread over all symbols.
-            action = check_action(action, len(self.symbols))
-        np.copyto(self._action, action)
-        observation = np.empty(self._size, np.float32)
-        reward, state = kernel.step_env(
-            self._config,
-            self._symbol_table,
-            self._account,
-            self._position,
-            self._order,
-            self._rows,
-            self._features,
-            self._t,
-            self._action,
-            observation,
-        )
-        if state < 0:
-            raise ActionError(f"action {self._action.tolist()} is not finite; the step is refused")
+        step = self._step_float32
+        if (
+            step is None
+            or type(action) is not np.ndarray
+            or action.dtype is not _FLOAT32
+            or action.shape != self._action_shape
+        ):
+            return self._step_otherwise(action)
+        observation = np.empty(self._size, _FLOAT32)
+        reward, state = step(self._t, action, observation)
+        if state != 0 or self._t + 1 >= self._episode_end:
+            return self._last_step(action, observation, reward, state)
         self._t += 1
-        self._step += 1
-        terminated = state == 1
-        truncated = not terminated and self._t >= self._episode_end
-        if terminated or truncated:
-            self._needs_reset = True
-        return observation, reward, terminated, truncated, {}
+        return observation, reward, False, False, {}
 
-    def _step_in_phases(self, action: Action) -> StepResult:
+    def _step_otherwise(self, action: Action) -> StepResult:
+        """A first step, one of other numbers than float32, or one that was begun in phases."""
         self._require_running()
-        return super().step(action)
+        if self._opened:
+            return super().step(action)
+        # An action of another shape would be read as if it had a number for every symbol.
+        vector = check_action(action, len(self.symbols))
+        if type(action) is np.ndarray and action.dtype is _FLOAT32:
+            self._step_float32 = self._compiled_for(_FLOAT32)
+            return self.step(vector.astype(_FLOAT32))
+        observation = np.empty(self._size, _FLOAT32)
+        reward, state = self._compiled_for(vector.dtype)(self._t, vector, observation)
+        if state != 0 or self._t + 1 >= self._episode_end:
+            return self._last_step(vector, observation, reward, state)
+        self._t += 1
+        return observation, reward, False, False, {}
+
+    def _last_step(self, action: Action, observation: Observation, reward: float, state: int) -> StepResult:
+        if state < 0:
+            raise ActionError(f"action {action.tolist()} is not finite; the step is refused")
+        self._t += 1
+        self._needs_reset = True
+        self._step_float32 = None
+        return observation, reward, state == 1, state != 1, {}
+
+    def _compiled_for(self, dtype: np.dtype[Any]) -> _CompiledStep:
+        """The kernel's step on this environment's arrays: of (t, action, observation)."""
+        if dtype not in self._compiled:
+            arrays = (
+                self._config,
+                self._symbol_table,
+                self._account,
+                self._position,
+                self._order,
+                self._rows,
+                self._features,
+            )
+            # An action may be any view, a column of a batch for instance: what numba calls layout "A".
+            action = np.zeros((len(self.symbols), 2), dtype)[:, 0]
+            observation = np.empty(self._size, _FLOAT32)
+            entry = entry_point(kernel.step_env, *arrays, self._t, action, observation)
+            self._compiled[dtype] = partial(entry, *arrays)
+        return self._compiled[dtype]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: machine code cannot go along, and points at this environment's arrays."""
+        return {**self.__dict__, "_compiled": {}, "_step_float32": None}
 
     def _require_running(self) -> None:
         if self._needs_reset:
@@ -279,7 +317,7 @@ class FuturesEnv(TradingEnv):
         self._require_running()
         return self._planner.plan(
             check_action(action, len(self.symbols)),
-            step=self._step,
+            step=self._t - self._start,
             candle_close_ms=self.time_ms,
             equity_usdt=float(self._account[0]["equity"]),
             position=self._position,
@@ -322,8 +360,8 @@ class FuturesEnv(TradingEnv):
         kernel.close_candle(account, self._position, row)
         reward = kernel.step_reward(self._config[0], account, self._equity_before, self._drawdown_before)
         self._t += 1
-        self._step += 1
         self._opened = False
+        self._step_float32 = self._compiled.get(_FLOAT32)
         limit = self.config.terminate_drawdown_fraction
         terminated = bool(
             account["liquidated"] or account["equity"] <= 0.0 or (limit and account["drawdown"] >= limit)
@@ -331,6 +369,7 @@ class FuturesEnv(TradingEnv):
         truncated = not terminated and self._t >= self._episode_end
         if terminated or truncated:
             self._needs_reset = True
+            self._step_float32 = None
         events = () if self._liquidation_reported else self._events()
         info = {"events": events, "funding_usdt": self._take_funding()}
         return self._observe(), float(reward), terminated, truncated, info
@@ -375,6 +414,7 @@ class FuturesEnv(TradingEnv):
         self._drawdown_before = float(account["drawdown"])
         kernel.open_candle(self._symbol_table, account, self._position, self._rows[self._t + 1])
         self._opened = True
+        self._step_float32 = None
         return bool(account["liquidated"])
 
     def _load_order(self, i: int, entry: PlannedOrder) -> None:
