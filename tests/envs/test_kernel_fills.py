@@ -244,6 +244,21 @@ def test_signal_scheme(flip: bool) -> None:
         assert act(-0.1) == (ActionType.OPEN_SHORT, -5)
 
 
+def test_a_signal_gets_what_the_kept_positions_leave() -> None:
+    market = market_of({"AAAUSDT": flat_rows(*[100] * 4), "BBBUSDT": flat_rows(*[100] * 4)})
+    env = env_of(
+        market,
+        max_leverage=1.0,
+        taker_fee_fraction=0.0,
+        action={"scheme": "signal", "signal_fraction": 0.7},
+    )
+    env.reset()
+    phases(env, 1.0, 0.0)  # 700 of 1000
+    execution, _ = phases(env, 1.0, -1.0)  # wants 700 too; 300 is left beside the kept 700
+    assert [float(p.quantity) for p in env.account().positions.values()] == [7.0, -3.0]
+    assert execution.results[1].planned.note == "scaled to max_leverage"
+
+
 @pytest.mark.parametrize("held", [0.5, -0.5, 0.0])
 def test_a_signal_of_zero_holds_whatever_the_threshold(held: float) -> None:
     env = env_of(

@@ -244,6 +244,13 @@ CASES = {
             "action": {"scheme": "target", "stop_loss_fraction": 0.02, "take_profit_fraction": 0.01},
         },
     ),
+    "three symbols, signal": Case(
+        symbols=("BTCUSDT", "ETHUSDT", "BNBUSDT"),
+        config={
+            "max_leverage": 2.0,
+            "action": {"scheme": "signal", "hold_threshold": 0.5, "signal_fraction": 1.2},
+        },
+    ),
     "three symbols, 25x": Case(
         symbols=("ETHUSDT", "AVAXUSDT", "BNBUSDT"),
         volatility=0.9,
