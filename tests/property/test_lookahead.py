@@ -114,7 +114,9 @@ def test_another_future_changes_nothing_before_it(symbols: tuple[str, ...], inte
 
 def test_the_plan_at_t_does_not_see_the_next_open() -> None:
     market = synthetic_market(("BTCUSDT",), n=N, seed=9)
-    config = EnvConfig.parse({"window_size": 5, "max_leverage": 3.0, "action": {"scheme": "target", "stop_loss_fraction": 0.02}})
+    config = EnvConfig.parse(
+        {"window_size": 5, "max_leverage": 3.0, "action": {"scheme": "target", "stop_loss_fraction": 0.02}}
+    )
     plans = []
     for world in (market, other_future(market, 250, 1)):
         env = FuturesEnv(world, config=config)
