@@ -13,6 +13,9 @@ from live.history import LiveHistory
 _SYMBOL_WAIT_S = 2.0
 _DAY_MS = 86_400_000
 
+RequestCandle = Callable[[], Awaitable[bool | None]]
+"""Has the market play a candle: whether another follows it, or None when there was none left to play."""
+
 
 class CandleFeed:
     """Delivers one closed candle per symbol and step, in order, each once.
@@ -26,7 +29,7 @@ class CandleFeed:
         self,
         exchange: Exchange,
         history: LiveHistory,
-        request_candle: Callable[[], Awaitable[bool]] | None,
+        request_candle: RequestCandle | None,
     ) -> None:
         self._exchange = exchange
         self._history = history
@@ -39,7 +42,15 @@ class CandleFeed:
         self.exhausted = False
 
     async def start(self) -> None:
-        """Load closed candles and funding rates, and open the stream behind them."""
+        """Load closed candles and funding rates, and open the stream behind them.
+
+        Raises:
+            MarketDataError: the exchange has too few candles, or a gap in them.
+        """
+        await self.close()
+        self._early.clear()
+        self.stale = ()
+        self.exhausted = False
         history = self._history
         interval = history.interval_ms
         limit = history.candles_needed + 1
@@ -70,14 +81,26 @@ class CandleFeed:
         for series in rates:
             self._history.add_funding(series)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether waits end at once."""
+        return self._stop.is_set()
+
     async def next_candles(self) -> dict[str, Candle] | None:
-        """Wait for the next candle of every symbol and add it to the history; None when asked to stop.
+        """Wait for the next candle of every symbol and add it to the history.
+
+        None when asked to stop, or when there is no further candle.
 
         Raises:
             MarketDataError: the stream ended with a hole that could not be filled.
         """
+        if self._stop.is_set():
+            return None
         if self._request_candle is not None:
-            self.exhausted = not await self._request_candle()
+            more = await self._request_candle()
+            self.exhausted = not more
+            if more is None:
+                return None
         history = self._history
         wanted_ms = history.last_open_ms + history.interval_ms
         got = {s: self._early.pop((wanted_ms, s)) for s in history.symbols if (wanted_ms, s) in self._early}
@@ -94,6 +117,9 @@ class CandleFeed:
                 if not got:
                     # Another symbol is a whole candle ahead: what is missing here is not coming by stream.
                     break
+            else:
+                # Too late for its own step, but in time to take the stand-in's place in the history.
+                history.correct(candle)
         await self._fill_missing(got, wanted_ms)
         if history.uses_funding:
             await self._load_funding(0, wanted_ms + history.interval_ms - 1)
@@ -138,12 +164,13 @@ class CandleFeed:
         self._stop.set()
 
     async def close(self) -> None:
-        """End the stream."""
+        """End the stream; harmless when there is none."""
         if self._next is not None:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
             self._next = None
         aclose = getattr(self._stream, "aclose", None)
+        self._stream = None
         if aclose is not None:
             await aclose()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -14,29 +14,17 @@ from envs import kernel
 from envs.account import (
     ZERO,
     AccountSnapshot,
-    ActionType,
     Approved,
-    CandleEvent,
     Execution,
-    Fill,
-    Leg,
-    Order,
-    OrderResult,
-    OrderStatus,
     Plan,
-    PlannedOrder,
     Position,
-    Protection,
-    Side,
-    classify,
 )
 from envs.base import Action, Observation, StepResult, TradingEnv
 from envs.errors import (
     ActionError,
-    ExchangeUnavailableError,
-    OrderRejectedError,
-    OutcomeUnknownError,
-    RateLimitedError,
+    ConfigError,
+    ExchangeError,
+    MarketDataError,
 )
 from envs.features import FeatureConfig
 from envs.instruments import Instrument
@@ -44,14 +32,18 @@ from envs.observation import CLIP, observation_spec
 from envs.planning import Planner, check_action, to_decimal
 from envs.scaler import FeatureScaler
 from envs.settings import EnvConfig
+from envs.time_grid import format_time
+from envs.wrappers import transfer_scale
 from live.bridge import LoopThread
-from live.candle_feed import CandleFeed
-from live.exchange.base import Exchange, OrderReport, client_order_id, parse_client_order_id
+from live.candle_feed import CandleFeed, RequestCandle
+from live.exchange.base import Exchange
 from live.history import LiveHistory
-from live.live_account import LiveAccount
+from live.live_account import Beginning, LiveAccount
+from live.order_desk import OrderDesk, Outcome, events_of
 from live.triggers import TriggerDesk
 
-_MARGIN_INSUFFICIENT = -2019
+UNREAD = -1
+"""`pending_orders` of an account that could not be read back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +53,13 @@ class Resume:
     Attributes:
         last_row_close_ms: close of the last candle whose step rows are all on disk; 0 for a new run.
         logged_trades: (symbol, trade id) of every fill in the step logs.
+        transfers_until_ms: deposits and withdrawals up to here are part of the peak; None for a new run.
         peak_equity_usdt, max_drawdown_fraction: of the run so far; None for a new run.
     """
 
     last_row_close_ms: int = 0
     logged_trades: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    transfers_until_ms: int | None = None
     peak_equity_usdt: Decimal | None = None
     max_drawdown_fraction: Decimal = ZERO
 
@@ -85,8 +79,8 @@ class LiveEnv(TradingEnv):
         instruments: the exchange's rules, in the order of the symbols.
         agent: name in client order ids.
         resume: where an earlier session ended.
-        request_candle: awaited before each wait for a candle, and tells whether more candles follow the next: the
-            lock-step replay's hook. None waits for the market.
+        request_candle: awaited before each wait for a candle: the lock-step replay's hook. None waits for the market.
+        on_transfers: told the time of the newest deposit or withdrawal that is counted, whenever that changes.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own convention)
@@ -103,7 +97,8 @@ class LiveEnv(TradingEnv):
         instruments: Sequence[Instrument],
         agent: str,
         resume: Resume | None = None,
-        request_candle: Callable[[], Awaitable[bool]] | None = None,
+        request_candle: RequestCandle | None = None,
+        on_transfers: Callable[[int], None] = lambda _time_ms: None,
     ) -> None:
         self.config = config
         self.instruments = tuple(instruments)
@@ -118,6 +113,7 @@ class LiveEnv(TradingEnv):
         self._feed = CandleFeed(exchange, self._history, request_candle)
         self._account = LiveAccount(exchange, self.symbols, agent)
         self._triggers = TriggerDesk(exchange, self.instruments, agent)
+        self._desk = OrderDesk(exchange, self._account, self._triggers, config, self.instruments, agent)
         self.spec_observation = observation_spec(self.symbols, interval_ms, self._history.names, config)
         n = len(self.symbols)
         bound = np.inf if config.action.scheme == "quantity" else 1.0
@@ -127,10 +123,10 @@ class LiveEnv(TradingEnv):
         self._position = np.zeros(n, kernel.POSITION_DTYPE)
         self._order = np.zeros(n, kernel.ORDER_DTYPE)
         self._step = 0
-        self._done_orders: dict[str, OrderReport] = {}
-        self._flatten_attempt = 0
         self._pending_orders = 0
         self._executed = False
+        self._on_transfers = on_transfers
+        self._transfers_until_ms: int | None = None
 
     # --- Gymnasium ---------------------------------------------------------------------------------------
 
@@ -139,39 +135,63 @@ class LiveEnv(TradingEnv):
     ) -> tuple[Observation, dict[str, Any]]:
         """Load the history, read the account, and find out what an earlier session left.
 
-        `info["events"]` holds the fills that no step log has yet.
+        `info["events"]` holds the fills that no step log has yet, `info["transfers_usdt"]` what was paid in or out
+        meanwhile.
+
+        Raises:
+            MarketDataError: the exchange has too few candles, or none left to play.
+            ConfigError: its clock is behind the step log: it is not the exchange that the log is about.
         """
         super().reset(seed=seed)
-        events = self._bridge.call(self._begin())
+        beginning = self._bridge.call(self._begin())
+        self._note_transfers()
         self._step = 0
         self._executed = False
-        self._sync_kernel(self._resume.peak_equity_usdt)
+        peak = self._resume.peak_equity_usdt
+        if peak is not None:
+            equity = self.account().equity_usdt
+            peak *= transfer_scale(beginning.transfers_usdt, equity)
+        self._record[:] = np.zeros(1, kernel.ACCOUNT_DTYPE)
+        self._sync_kernel(peak)
         self._remember_before_step()
-        return self._observe(), {"events": events}
+        events = events_of(beginning.fills, self._quantities(), recovered=True)
+        return self._observe(), {"events": events, "transfers_usdt": beginning.transfers_usdt}
 
-    async def _begin(self) -> tuple[CandleEvent, ...]:
+    async def _begin(self) -> Beginning:
         await self._feed.start()
-        if self._resume.last_row_close_ms >= self._history.last_close_ms:
+        ahead_ms = self._resume.last_row_close_ms - self._history.last_close_ms
+        if ahead_ms > self._history.interval_ms:
+            raise ConfigError(
+                f"the step log has decided on the candle that closed at {format_time(self._resume.last_row_close_ms)}, "
+                f"but the exchange's last is of {format_time(self._history.last_close_ms)}: it is another exchange or "
+                "was started anew; give another folder with --out"
+            )
+        if ahead_ms >= 0:
             # The last session finished this candle's step: deciding on it again would trade it twice.
-            await self._feed.next_candles()
+            candles = await self._feed.next_candles()
+            if candles is None and not self._feed.stopped:
+                raise MarketDataError(
+                    "the exchange has no candle left to play: the last one is decided on; start another exchange"
+                )
         boundary_ms = self._history.last_close_ms + 1
-        fills = await self._account.begin(
+        beginning = await self._account.begin(
             boundary_ms,
             logged=self._resume.logged_trades,
             since_ms=self._resume.last_row_close_ms,
+            transfers_since_ms=self._resume.transfers_until_ms,
         )
-        await self._triggers.begin()
-        close_ms = self._history.last_close_ms
-        for symbol in self.symbols:
-            done = await self._exchange.order(
-                symbol, client_order_id(self.agent, symbol, close_ms, Leg.ORDER)
-            )
-            if done is not None:
-                self._done_orders[symbol] = done
+        await self._desk.begin(self._history.last_close_ms)
         for index, symbol in enumerate(self.symbols):
             held = self._account.candles_held(symbol, boundary_ms, self._history.interval_ms)
             self._position[index]["candles_held"] = held
-        return tuple(_event(fill, ZERO, recovered=True) for fill in fills)
+        self._pending_orders = self._triggers.count
+        return beginning
+
+    def _note_transfers(self) -> None:
+        until_ms = max(self._account.transfers_until_ms, self._resume.transfers_until_ms or 0)
+        if until_ms != self._transfers_until_ms:
+            self._transfers_until_ms = until_ms
+            self._on_transfers(until_ms)
 
     def close(self) -> None:
         """End the streams. The exchange is closed by who opened it."""
@@ -219,8 +239,12 @@ class LiveEnv(TradingEnv):
         )
 
     def stale_symbols(self) -> Sequence[str]:
-        """Symbols whose candle did not arrive in time for this step."""
-        return self._feed.stale
+        """Symbols whose candle did not arrive in time, or all when the candle after it has closed already.
+
+        After an outage candles come in a burst: orders sized at an old one would trade at a price of now.
+        """
+        late_ms = self._exchange.now_ms() - self._history.last_close_ms - 1
+        return self.symbols if late_ms >= self._history.interval_ms else self._feed.stale
 
     def plan(self, action: Action) -> Plan:
         """Orders sized at the last close, by the simulation's code."""
@@ -245,95 +269,37 @@ class LiveEnv(TradingEnv):
         if self._executed:
             raise ActionError("execute() was already called in this step; call advance()")
         self._executed = True
-        return self._bridge.call(self._execute(plan.value))
-
-    async def _execute(self, plan: Plan) -> Execution:
-        before = {symbol: self._account.position(symbol)[0] for symbol in self.symbols}
-        results: dict[str, OrderResult] = {}
-
-        def enlarges(entry: PlannedOrder) -> bool:
-            return entry.order is not None and not entry.order.reduce_only
-
-        for entry in sorted(plan.entries, key=enlarges):
-            results[entry.symbol] = await self._send(entry, plan.candle_close_ms)
-        funding = await self._account.after_orders(
-            [fill for result in results.values() for fill in result.fills]
-        )
-        for entry in plan.entries:
-            results[entry.symbol] = await self._protect(entry, results[entry.symbol], plan.candle_close_ms)
+        before = self._quantities()
+        outcome = self._bridge.call(self._desk.carry_out(plan.value))
         self._note_position_changes(before)
         self._pending_orders = self._triggers.count
         self._sync_kernel()
-        return Execution(
-            results=tuple(results[symbol] for symbol in self.symbols),
-            account=self.account(),
-            funding_usdt=funding,
-        )
-
-    async def _send(self, entry: PlannedOrder, close_ms: int) -> OrderResult:
-        symbol = entry.symbol
-        done = self._done_orders.pop(symbol, None)
-        if done is not None:
-            note = f"order {done.client_order_id} of this candle was already executed before the restart"
-            kept = replace(entry, order=None, action_type=ActionType.HOLD, protection=None, note=note)
-            return OrderResult(kept, OrderStatus.NONE, error=note)
-        if entry.order is None:
-            status = OrderStatus.SKIPPED if entry.skipped else OrderStatus.NONE
-            return OrderResult(entry, status, error=entry.note if entry.skipped else "")
-        order = replace(
-            entry.order, client_order_id=client_order_id(self.agent, symbol, close_ms, entry.order.leg)
-        )
-        return await self._place(replace(entry, order=order), order)
-
-    async def _place(self, entry: PlannedOrder, order: Order) -> OrderResult:
-        try:
-            report = await self._exchange.place(order)
-        except OrderRejectedError as error:
-            text = "margin is insufficient" if error.code == _MARGIN_INSUFFICIENT else str(error)
-            return OrderResult(entry, OrderStatus.REJECTED, error=text)
-        except (ExchangeUnavailableError, RateLimitedError) as error:
-            return OrderResult(entry, OrderStatus.FAILED, error=str(error))
-        except OutcomeUnknownError as error:
-            return OrderResult(entry, OrderStatus.UNKNOWN, error=str(error))
-        fills = tuple(replace(fill, leg=order.leg, agent=self.agent) for fill in report.fills)
-        if report.executed_quantity >= order.quantity:
-            return OrderResult(entry, OrderStatus.FILLED, fills)
-        status = OrderStatus.PARTIAL if fills else OrderStatus.REJECTED
-        text = f"{report.status.lower()} after {report.executed_quantity} of {order.quantity}"
-        return OrderResult(entry, status, fills, error=text)
-
-    async def _protect(self, entry: PlannedOrder, result: OrderResult, close_ms: int) -> OrderResult:
-        """Bring the triggers in step with the position; an entry whose stop is refused is closed again."""
-        symbol = entry.symbol
-        quantity, _ = self._account.position(symbol)
-        try:
-            await self._triggers.update(symbol, quantity, entry.protection, close_ms)
-        except (OrderRejectedError, ExchangeUnavailableError, RateLimitedError, OutcomeUnknownError) as error:
-            attempt = self._flatten_attempt
-            self._flatten_attempt += 1
-            closing = await self._close_position(symbol, close_ms, attempt, f"its stop failed: {error}")
-            await self._account.after_orders(list(closing.fills) if closing else [])
-            await self._triggers.update(symbol, self._account.position(symbol)[0], Protection(), close_ms)
-            fills = result.fills + (closing.fills if closing else ())
-            return replace(result, fills=fills, error=f"stop refused, position closed again: {error}")
-        return result
+        return self._execution(outcome)
 
     def advance(self) -> StepResult:
-        """Wait for the next closed candle and read what the exchange did meanwhile."""
-        candles = self._bridge.call(self._feed.next_candles())
-        if candles is None:
-            return self._observe(), 0.0, False, True, {"events": (), "stopped": True}
-        before = {symbol: self._account.position(symbol)[0] for symbol in self.symbols}
-        fills, funding = self._bridge.call(self._account.after_candle(self.time_ms + 1))
-        events = []
-        running = dict(before)
-        for fill in fills:
-            events.append(_event(fill, running[fill.symbol]))
-            running[fill.symbol] += fill.signed_quantity
-        if any(running[symbol] != before[symbol] for symbol in self.symbols):
-            self._bridge.call(self._triggers.clean({s: self._account.position(s)[0] for s in self.symbols}))
+        """Wait for the next closed candle and read what the exchange did meanwhile.
+
+        `info["failure"]` says that one of the two could not be done; the account is then as it was last read.
+        """
+        before = self._quantities()
+        try:
+            candles = self._bridge.call(self._feed.next_candles())
+            if candles is None:
+                return self._observe(), 0.0, False, True, {"events": (), "stopped": self._feed.stopped}
+            meanwhile = self._bridge.call(self._account.after_candle(self.time_ms + 1))
+            events = events_of(meanwhile.fills, self._quantities())
+            changed = {fill.symbol: self._account.position(fill.symbol)[0] for fill in meanwhile.fills}
+            # The triggers of a position that was turned round guard the wrong side.
+            gone = {s: q if q * before[s] > 0 else ZERO for s, q in changed.items()}
+            self._bridge.call(self._triggers.clean(gone))
+        except (ExchangeError, MarketDataError) as error:
+            return self._observe(), 0.0, False, True, {"events": (), "failure": str(error)}
+        self._note_transfers()
         self._note_position_changes(before)
         self._pending_orders = self._triggers.count
+        scale = float(transfer_scale(meanwhile.transfers_usdt, self.account().equity_usdt))
+        self._record[0]["peak_equity"] *= scale
+        self._equity_before *= scale
         self._sync_kernel()
         for row in self._position:
             row["candles_held"] += 1 if row["quantity"] != 0.0 else 0
@@ -343,70 +309,40 @@ class LiveEnv(TradingEnv):
         self._step += 1
         self._executed = False
         self._remember_before_step()
-        liquidated = any(fill.liquidation for fill in fills)
+        liquidated = any(fill.liquidation for fill in meanwhile.fills)
         terminated = liquidated or self._record[0]["equity"] <= 0.0
-        info = {"events": tuple(events), "funding_usdt": funding}
+        info = {
+            "events": events,
+            "funding_usdt": meanwhile.funding_usdt,
+            "transfers_usdt": meanwhile.transfers_usdt,
+        }
         return self._observe(), float(reward), bool(terminated), not terminated and self._feed.exhausted, info
 
     def flatten(self, reason: str) -> Execution:
-        """Cancel every order, trigger orders too, and close every position at market; then read back."""
-        return self._bridge.call(self._flatten(reason))
+        """Cancel every order, trigger orders too, and close every position at market; then read back.
 
-    async def _flatten(self, reason: str) -> Execution:
-        attempt = self._flatten_attempt
-        self._flatten_attempt += 1
-        results = []
-        fills: list[Fill] = []
-        await self._account.refresh()
-        for symbol in self.symbols:
-            closing = await self._close_position(symbol, self.time_ms, attempt, reason)
-            price = to_decimal(self._history.closes[self.symbols.index(symbol)])
-            if closing is None:
-                held = PlannedOrder(symbol, 0.0, ActionType.HOLD, None, ZERO, price, note=reason)
-                results.append(OrderResult(held, OrderStatus.NONE))
-            else:
-                results.append(closing)
-                fills += closing.fills
-        errors = [await self._cancel_all(symbol) for symbol in self.symbols]
-        results = [
-            replace(result, error="; ".join(filter(None, (result.error, error))))
-            for result, error in zip(results, errors, strict=True)
-        ]
-        before = {symbol: self._account.position(symbol)[0] for symbol in self.symbols}
-        funding = await self._account.after_orders(fills)
-        self._triggers.forget()
-        self._pending_orders = len(
-            [order for symbol in self.symbols for order in await self._exchange.open_orders(symbol)]
-        )
+        Raises:
+            ExchangeError: nothing was filled, and the account cannot be read.
+        """
+        before = self._quantities()
+        prices = dict(zip(self.symbols, map(to_decimal, self._history.closes), strict=True))
+        outcome = self._bridge.call(self._desk.close_all(reason, self.time_ms, prices))
         self._note_position_changes(before)
+        self._pending_orders = UNREAD if outcome.open_orders is None else outcome.open_orders
         self._sync_kernel()
-        return Execution(tuple(results), self.account(), funding)
+        return self._execution(outcome)
 
-    async def _cancel_all(self, symbol: str) -> str:
-        try:
-            await self._exchange.cancel_all(symbol)
-        except (OrderRejectedError, ExchangeUnavailableError, RateLimitedError, OutcomeUnknownError) as error:
-            return f"cancel failed: {error}"
-        return ""
-
-    async def _close_position(
-        self, symbol: str, close_ms: int, attempt: int, reason: str
-    ) -> OrderResult | None:
-        """Close one position at market, reduce-only, under an emergency id; None when there is none."""
-        held, _ = self._account.position(symbol)
-        if held == 0:
-            return None
-        order = Order(
-            symbol=symbol,
-            side=Side.SELL if held > 0 else Side.BUY,
-            quantity=abs(held),
-            reduce_only=True,
-            leg=Leg.EMERGENCY,
-            client_order_id=client_order_id(self.agent, symbol, close_ms, Leg.EMERGENCY, attempt),
+    def _execution(self, outcome: Outcome) -> Execution:
+        return Execution(
+            results=outcome.results,
+            account=self.account(),
+            funding_usdt=outcome.funding_usdt,
+            events=outcome.events,
+            failure=outcome.failure,
         )
-        price = to_decimal(self._history.closes[self.symbols.index(symbol)])
-        entry = PlannedOrder(symbol, 0.0, ActionType.EMERGENCY_CLOSE, order, ZERO, price, note=reason)
-        return await self._place(entry, order)
+
+    def _quantities(self) -> dict[str, Decimal]:
+        return {symbol: self._account.position(symbol)[0] for symbol in self.symbols}
 
     # --- the kernel's view -------------------------------------------------------------------------------
 
@@ -447,27 +383,3 @@ class LiveEnv(TradingEnv):
             observation[split:],
         )
         return observation
-
-
-def _event(fill: Fill, held: Decimal, *, recovered: bool = False) -> CandleEvent:
-    """Name what a fill that no step asked for did to the position."""
-    parsed = parse_client_order_id(fill.client_order_id)
-    if fill.liquidation:
-        kind = ActionType.LIQUIDATION
-    elif parsed is not None and parsed.leg in (Leg.STOP, Leg.PROTECTIVE_STOP):
-        kind = ActionType.STOP_LOSS
-    elif parsed is not None and parsed.leg is Leg.TAKE_PROFIT:
-        kind = ActionType.TAKE_PROFIT
-    elif parsed is not None and parsed.leg is Leg.EMERGENCY:
-        kind = ActionType.EMERGENCY_CLOSE
-    else:
-        kind = classify(held, held + fill.signed_quantity)
-    if recovered:
-        note = f"recovered after a restart: order {fill.client_order_id}"
-    else:
-        note = (
-            ""
-            if parsed is not None or fill.liquidation
-            else f"not our order: {fill.client_order_id or fill.order_id}"
-        )
-    return CandleEvent(kind, fill, note)

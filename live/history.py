@@ -152,6 +152,17 @@ class LiveHistory:
         self.window[:-1] = self.window[1:]
         self.window[-1] = self._scaler.transform(features[-1:])[0]
 
+    def correct(self, candle: Candle) -> None:
+        """Put a candle that came late in the place of its stand-in; a candle of another time is ignored."""
+        places = np.flatnonzero(self._open_time_ms == candle.open_time_ms)
+        if candle.symbol not in self.symbols or not len(places):
+            return
+        row = self._values[places[0], self.symbols.index(candle.symbol)]
+        values = [getattr(candle, name) for name in _FIELDS]
+        if row.tolist() != values:
+            row[:] = values
+            self._recompute_window()
+
     def _recompute_window(self) -> None:
         features = self._features(self.candles_needed)
         self.window[:] = self._scaler.transform(features[-self._window_size :])

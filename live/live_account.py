@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from envs.account import ZERO, Fill
@@ -14,8 +14,37 @@ from live.exchange.base import Exchange, ExchangeAccount, FundingPayment
 _log = logging.getLogger(__name__)
 
 _HOUR_MS = 3_600_000
+_WEEK_MS = 168 * _HOUR_MS
 # Settlements are booked seconds after the hour: keep asking for a while.
 _FUNDING_DELAY_MS = 10 * 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What happened before the run began that no step log and no risk state knows of.
+
+    Attributes:
+        fills: in order of time.
+        transfers_usdt: deposits less withdrawals.
+    """
+
+    fills: tuple[Fill, ...]
+    transfers_usdt: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Meanwhile:
+    """What the exchange booked while a candle played.
+
+    Attributes:
+        fills: those that no step asked for, in order of time.
+        funding_usdt: by symbol, settled before the candle's end.
+        transfers_usdt: deposits less withdrawals.
+    """
+
+    fills: tuple[Fill, ...]
+    funding_usdt: Mapping[str, Decimal]
+    transfers_usdt: Decimal
 
 
 class LiveAccount:
@@ -23,6 +52,10 @@ class LiveAccount:
 
     A settlement at the open of candle t+1 is not part of the account at the close of candle t, however soon the
     exchange books it: it waits in `_pending` until the step's orders are done.
+
+    Beside what the exchange says stands what fills, funding and transfers explain of it (`_explained_usdt`,
+    `_folded`). Where the two differ the exchange's books are searched, so that nothing it does goes unnoticed,
+    whenever it does it.
     """
 
     def __init__(self, exchange: Exchange, symbols: Sequence[str], agent: str) -> None:
@@ -31,12 +64,18 @@ class LiveAccount:
         self._agent = agent
         self.wallet_usdt = ZERO
         self._booked_usdt = ZERO  # the exchange's wallet as it was last read
+        self._explained_usdt = ZERO
         self._positions: dict[str, tuple[Decimal, Decimal]] = dict.fromkeys(symbols, (ZERO, ZERO))
+        self._folded: dict[str, Decimal] = dict.fromkeys(symbols, ZERO)
         self._pending: dict[str, Decimal] = dict.fromkeys(symbols, ZERO)
+        # All fills up to this one are known; beyond it, those of our own orders are.
         self._last_trade: dict[str, int] = {}
+        self._own_trades: dict[str, set[int]] = {symbol: set() for symbol in symbols}
         self._history: dict[str, list[Fill]] = {}
         self._funding_since_ms = 0
         self._funding_seen: set[tuple[str, int, str]] = set()
+        self._transfers_seen: set[tuple[str, int, str]] = set()
+        self.transfers_until_ms = 0  # the newest transfer that is known
         self._begin_ms = 0
 
     def position(self, symbol: str) -> tuple[Decimal, Decimal]:
@@ -44,20 +83,27 @@ class LiveAccount:
         return self._positions[symbol]
 
     async def begin(
-        self, boundary_ms: int, *, logged: Collection[tuple[str, str]], since_ms: int
-    ) -> list[Fill]:
+        self,
+        boundary_ms: int,
+        *,
+        logged: Collection[tuple[str, str]],
+        since_ms: int,
+        transfers_since_ms: int | None = None,
+    ) -> Beginning:
         """Read the account for the first time.
 
         Args:
             boundary_ms: open time of the candle that is forming.
             logged: (symbol, trade id) of the fills already in a step log.
             since_ms: fills from here on must be in a step log; 0 for a new run, whose history is not its own.
-
-        Returns:
-            the fills that are in no step log, in order of time.
+            transfers_since_ms: transfers up to here are known; None for a new run, which knows all.
         """
         self._begin_ms = boundary_ms
-        histories = await asyncio.gather(*(self._exchange.fills(symbol) for symbol in self._symbols))
+        # Without a time the exchange tells of the last week only, and the run may have been away for longer.
+        look_back_ms = min(since_ms, boundary_ms - _WEEK_MS) if since_ms else None
+        histories = await asyncio.gather(
+            *(self._exchange.fills(symbol, since_ms=look_back_ms) for symbol in self._symbols)
+        )
         unlogged = []
         for symbol, fills in zip(self._symbols, histories, strict=True):
             self._history[symbol] = fills
@@ -72,9 +118,19 @@ class LiveAccount:
             self._funding_seen.add(_key(payment))
             if payment.time_ms >= boundary_ms:
                 later.append(payment)
+        recent_ms = boundary_ms - _HOUR_MS
+        known_ms = recent_ms if transfers_since_ms is None else transfers_since_ms
+        transfers = await self._exchange.transfers(since_ms=min(known_ms, recent_ms) + 1)
+        self._remember(transfers)
         self._take(await self._exchange.account())
+        self._explained_usdt = self._booked_usdt
+        self._folded = {symbol: quantity for symbol, (quantity, _) in self._positions.items()}
         self._set_pending(later)
-        return sorted(unlogged, key=lambda f: (f.time_ms, int(f.trade_id)))
+        missed = [] if transfers_since_ms is None else [t for t in transfers if t.time_ms > known_ms]
+        return Beginning(
+            fills=tuple(sorted(unlogged, key=_order_of)),
+            transfers_usdt=sum((one.amount_usdt for one in missed), ZERO),
+        )
 
     def candles_held(self, symbol: str, boundary_ms: int, interval_ms: int) -> int:
         """Candles that the position was held for when the run began, from the fills that the exchange keeps."""
@@ -98,39 +154,36 @@ class LiveAccount:
     async def after_orders(self, fills: Sequence[Fill]) -> dict[str, Decimal]:
         """Read the account after a step's orders; returns the funding that fell on the candle's open, by symbol."""
         for fill in fills:
-            self._last_trade[fill.symbol] = max(self._last_trade.get(fill.symbol, 0), int(fill.trade_id))
+            self._own_trades[fill.symbol].add(int(fill.trade_id))
+            self._explain(fill)
         self._take(await self._exchange.account())
         funding = self._pending
         self._pending = dict.fromkeys(self._symbols, ZERO)
         self.wallet_usdt = self._booked_usdt
         return funding
 
-    async def after_candle(self, boundary_ms: int) -> tuple[list[Fill], dict[str, Decimal]]:
-        """Read what happened while a candle played: fills that no step asked for, and funding, by symbol.
+    async def after_candle(self, boundary_ms: int) -> Meanwhile:
+        """Read what happened since the last call: fills that no step asked for, funding, transfers.
 
         `boundary_ms` is the open time of the next candle: what is dated from there on belongs to the next step.
         """
-        before = {symbol: self._positions[symbol][0] for symbol in self._symbols}
-        booked = self._booked_usdt
         payments: list[FundingPayment] = []
         if boundary_ms % _HOUR_MS <= _FUNDING_DELAY_MS:
             payments = await self._new_payments()
         account = await self._exchange.account()
-        if account.wallet_usdt != booked + sum((p.amount_usdt for p in payments), ZERO):
+        if account.wallet_usdt != self._explained_usdt:
             payments += await self._new_payments()
         self._take(account)
-        explained = booked + sum((p.amount_usdt for p in payments), ZERO)
-        moved = [s for s in self._symbols if self._positions[s][0] != before[s]]
-        asked = moved if account.wallet_usdt == explained else self._symbols
-        fills = [fill for symbol in asked for fill in await self._new_fills(symbol)]
-        if any(fill.liquidation for fill in fills):
-            fills = await self._with_liquidation_fees(fills)
-        explained += sum((f.realized_pnl - f.commission for f in fills), ZERO)
-        if account.wallet_usdt != explained:
+        fills = await self.missed_fills()
+        transfers = ZERO
+        if self._booked_usdt != self._explained_usdt:
+            transfers = await self._new_transfers()
+        if self._booked_usdt != self._explained_usdt:
             _log.info(
-                "wallet changed by %s USDT beside fills and funding (a transfer, or a fee in flight)",
-                account.wallet_usdt - explained,
+                "wallet changed by %s USDT beside fills, funding and transfers",
+                self._booked_usdt - self._explained_usdt,
             )
+            self._explained_usdt = self._booked_usdt
         inner = dict.fromkeys(self._symbols, ZERO)
         later = []
         for payment in payments:
@@ -141,7 +194,20 @@ class LiveAccount:
             else:
                 later.append(payment)
         self._set_pending(later)
-        return sorted(fills, key=lambda f: f.time_ms), inner
+        return Meanwhile(tuple(fills), inner, transfers)
+
+    async def missed_fills(self) -> list[Fill]:
+        """Fills that explain what changed beside our own orders, in order of time; each once."""
+        if self._booked_usdt == self._explained_usdt:
+            asked = [s for s in self._symbols if self._positions[s][0] != self._folded[s]]
+        else:
+            asked = list(self._symbols)
+        fills = [fill for symbol in asked for fill in await self._new_fills(symbol)]
+        if any(fill.liquidation for fill in fills):
+            fills = await self._with_liquidation_fees(fills)
+        for fill in fills:
+            self._explain(fill)
+        return sorted(fills, key=_order_of)
 
     async def _with_liquidation_fees(self, fills: Sequence[Fill]) -> list[Fill]:
         """Liquidation fees are booked beside the trades: put each on its symbol's last liquidating fill."""
@@ -156,6 +222,12 @@ class LiveAccount:
                 fill = replace(fill, commission=fill.commission + fees.pop(fill.symbol, ZERO))
             charged.append(fill)
         return charged[::-1]
+
+    def _explain(self, fill: Fill) -> None:
+        self._folded[fill.symbol] += fill.signed_quantity
+        self._explained_usdt += fill.realized_pnl
+        if fill.commission_asset == "USDT":  # a fee in BNB leaves this wallet alone
+            self._explained_usdt -= fill.commission
 
     def _take(self, account: ExchangeAccount) -> None:
         self._booked_usdt = account.wallet_usdt
@@ -181,7 +253,20 @@ class LiveAccount:
             self._funding_since_ms = max(payment.time_ms for payment in fresh) - _FUNDING_DELAY_MS
             self._funding_seen = {k for k in self._funding_seen if k[1] >= self._funding_since_ms}
             self._funding_seen.update(_key(payment) for payment in fresh)
+            self._explained_usdt += sum((payment.amount_usdt for payment in fresh), ZERO)
         return fresh
+
+    async def _new_transfers(self) -> Decimal:
+        listed = await self._exchange.transfers(since_ms=self._begin_ms - _HOUR_MS + 1)
+        fresh = [one for one in listed if _key(one) not in self._transfers_seen]
+        self._remember(fresh)
+        total = sum((one.amount_usdt for one in fresh), ZERO)
+        self._explained_usdt += total
+        return total
+
+    def _remember(self, transfers: Sequence[FundingPayment]) -> None:
+        self._transfers_seen.update(_key(one) for one in transfers)
+        self.transfers_until_ms = max((one.time_ms for one in transfers), default=self.transfers_until_ms)
 
     async def _new_fills(self, symbol: str) -> list[Fill]:
         last = self._last_trade.get(symbol)
@@ -189,11 +274,17 @@ class LiveAccount:
             fills = await self._exchange.fills(symbol, since_ms=self._begin_ms - _HOUR_MS)
         else:
             fills = await self._exchange.fills(symbol, from_id=str(last + 1))
-        fills = [fill for fill in fills if last is None or int(fill.trade_id) > last]
+        own = self._own_trades[symbol]
+        fresh = [f for f in fills if (last is None or int(f.trade_id) > last) and int(f.trade_id) not in own]
         if fills:
             self._last_trade[symbol] = int(fills[-1].trade_id)
-        return fills
+            own -= {trade for trade in own if trade <= self._last_trade[symbol]}
+        return fresh
 
 
 def _key(payment: FundingPayment) -> tuple[str, int, str]:
     return payment.symbol, payment.time_ms, payment.transaction_id
+
+
+def _order_of(fill: Fill) -> tuple[int, int]:
+    return fill.time_ms, int(fill.trade_id)

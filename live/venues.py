@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import urllib.request
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _PAPER_KEY = "paper"
 _SYNTHETIC_CANDLES = 10_000
+_CONTROL_TIMEOUT_S = 30.0
 
 
 class VenueChoice(StrEnum):
@@ -137,7 +139,13 @@ def _open_paper(
         websocket = re.sub(r"^http", "ws", rest)
         key = "paper_" + re.sub(r"[^A-Za-z0-9.]+", "_", rest.split("://", 1)[-1])
         place = paper_venue(rest, websocket)
-        lock_step = LockStep(rest) if _paper_state(rest)["speed"] is None else None
+        state = _paper_state(rest)
+        if state["interval"] != interval_name(interval_ms):
+            raise ConfigError(
+                f"the paper exchange at {rest} plays candles of {state['interval']}, the agent steps every "
+                f"{interval_name(interval_ms)}; give --interval {state['interval']}, or start another exchange"
+            )
+        lock_step = LockStep(rest) if state["speed"] is None else None
         return VenueSession(place, credentials, key, f"paper exchange at {rest}", lock_step=lock_step)
 
     # Imported here: a run on the testnet or with real money needs no web server.
@@ -227,24 +235,37 @@ class LockStep:
     def __init__(self, rest_url: str) -> None:
         self._rest_url = rest_url
         self._session: aiohttp.ClientSession | None = None
+        self._remaining: int | None = None
 
-    async def request_candle(self) -> bool:
-        """Have one candle played; tells whether another follows it.
+    async def request_candle(self) -> bool | None:
+        """Have one candle played; tells whether another follows it, or None when there was none left.
 
         Raises:
             ExchangeUnavailableError: the exchange refused or is gone.
         """
+        if self._remaining is None:
+            self._remaining = await self._ask("GET", "/paper/state")
+        if self._remaining == 0:
+            return None
+        self._remaining = await self._ask("POST", "/paper/advance", json={"candles": 1})
+        return self._remaining > 0
+
+    async def _ask(self, method: str, path: str, **body: Any) -> int:
+        """A request to the control routes; how many candles are left to be played."""
         if self._session is None:
-            self._session = aiohttp.ClientSession()
-        url = f"{self._rest_url}/paper/advance"
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_CONTROL_TIMEOUT_S))
+        url = f"{self._rest_url}{path}"
         try:
-            async with self._session.post(url, json={"candles": 1}) as reply:
+            async with self._session.request(method, url, **body) as reply:
                 answer = await reply.json()
-        except aiohttp.ClientError as error:
-            raise ExchangeUnavailableError(f"{url} does not answer: {error}") from error
-        if "done" not in answer:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise ExchangeUnavailableError(
+                f"{url} does not answer: {error or type(error).__name__}"
+            ) from error
+        if not isinstance(answer, dict) or not isinstance(answer.get("remaining"), int):
             raise ExchangeUnavailableError(f"{url} answered {answer}", http_status=reply.status)
-        return not answer["done"]
+        remaining: int = answer["remaining"]
+        return remaining
 
     async def close(self) -> None:
         """Close the connection."""
@@ -254,13 +275,20 @@ class LockStep:
 
 
 def _paper_state(rest_url: str) -> dict[str, Any]:
-    """What a running paper exchange says of itself."""
+    """What a running paper exchange says of itself.
+
+    Raises:
+        ConfigError: none runs there.
+    """
     url = f"{rest_url}/paper/state"
     try:
         with urllib.request.urlopen(url, timeout=10) as reply:
-            state: dict[str, Any] = json.load(reply)
-    except (OSError, ValueError) as error:
-        raise ExchangeUnavailableError(
-            f"no paper exchange answers at {url} ({error}); start one with `python -m live.paper`"
+            state = json.load(reply)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ConfigError(
+            f"no paper exchange answers at {url} ({error}); start one with `python -m live.paper`, or correct "
+            "--paper-url"
         ) from error
+    if not isinstance(state, dict) or not {"speed", "symbols", "interval"} <= state.keys():
+        raise ConfigError(f"what answers at {url} is not perpgym's paper exchange; correct --paper-url")
     return state

@@ -1,0 +1,341 @@
+"""A step's orders at the exchange: sent, guarded by their triggers, or all closed; nothing here decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from envs.account import (
+    ZERO,
+    ActionType,
+    CandleEvent,
+    Fill,
+    Leg,
+    Order,
+    OrderResult,
+    OrderStatus,
+    Plan,
+    PlannedOrder,
+    Protection,
+    Side,
+    classify,
+)
+from envs.errors import ExchangeError, OrderRejectedError, OutcomeUnknownError
+from envs.instruments import Instrument
+from envs.planning import to_decimal
+from envs.settings import EnvConfig
+from live.exchange.base import Exchange, OrderReport, client_order_id, parse_client_order_id
+from live.live_account import LiveAccount
+from live.triggers import TriggerDesk
+
+_MARGIN_INSUFFICIENT = -2019
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a step's orders.
+
+    Attributes:
+        results: one per symbol, in the environment's order.
+        events: fills beside the orders.
+        funding_usdt: by symbol, booked with the candle's open.
+        failure: why the exchange cannot be relied on; empty when it can.
+        open_orders: how many rest at the exchange; None when that was not read.
+    """
+
+    results: tuple[OrderResult, ...]
+    events: tuple[CandleEvent, ...] = ()
+    funding_usdt: Mapping[str, Decimal] = field(default_factory=dict)
+    failure: str = ""
+    open_orders: int | None = None
+
+
+class OrderDesk:
+    """Carries plans out at an exchange, for one agent."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        account: LiveAccount,
+        triggers: TriggerDesk,
+        config: EnvConfig,
+        instruments: Sequence[Instrument],
+        agent: str,
+    ) -> None:
+        self._exchange = exchange
+        self._account = account
+        self._triggers = triggers
+        self._action = config.action
+        self._instruments = {instrument.symbol: instrument for instrument in instruments}
+        self._agent = agent
+        self._done: dict[str, OrderReport] = {}
+        self._missing: dict[str, Protection] = {}
+        self._emergency_attempt = 0
+
+    async def begin(self, close_ms: int) -> None:
+        """Find out what an earlier session left: this candle's orders, its triggers, and those it did not place."""
+        await self._triggers.begin()
+        await self._triggers.clean(
+            {symbol: self._account.position(symbol)[0] for symbol in self._instruments}
+        )
+        self._done.clear()
+        self._missing.clear()
+        self._emergency_attempt = 0
+        for symbol, instrument in self._instruments.items():
+            done = await self._exchange.order(
+                symbol, client_order_id(self._agent, symbol, close_ms, Leg.ORDER)
+            )
+            if done is not None:
+                self._done[symbol] = done
+            while await self._exchange.order(symbol, self._emergency_id(symbol, close_ms)) is not None:
+                self._emergency_attempt += 1
+            missing = self._missing_protection(instrument)
+            if missing is not None:
+                self._missing[symbol] = missing
+
+    def _missing_protection(self, instrument: Instrument) -> Protection | None:
+        """The stop and take-profit that a position should have and has not, measured from its entry.
+
+        The agent's triggers are placed after its order: a process that was killed between the two left a position
+        without them.
+        """
+        quantity, entry = self._account.position(instrument.symbol)
+        resting = self._triggers.protection(instrument.symbol)
+        stop, take = (
+            to_decimal(self._action.stop_loss_fraction),
+            to_decimal(self._action.take_profit_fraction),
+        )
+        needs_stop = stop > 0 and resting.stop_price is None
+        needs_take = take > 0 and resting.take_profit_price is None
+        if quantity == 0 or not (needs_stop or needs_take):
+            return None
+        sign = 1 if quantity > 0 else -1
+        if needs_stop:
+            price = instrument.round_price(entry * (1 - sign * stop), up=sign > 0)
+            resting = replace(resting, stop_price=price)
+        if needs_take:
+            price = instrument.round_price(entry * (1 + sign * take), up=sign < 0)
+            resting = replace(resting, take_profit_price=price)
+        return resting
+
+    # --- a step ------------------------------------------------------------------------------------------
+
+    async def carry_out(self, plan: Plan) -> Outcome:
+        """Send a plan's orders, those that shrink positions first, and set their triggers."""
+        results: dict[str, OrderResult] = {}
+
+        def enlarges(entry: PlannedOrder) -> bool:
+            return entry.order is not None and not entry.order.reduce_only
+
+        for entry in sorted(plan.entries, key=enlarges):
+            results[entry.symbol] = await self._send(entry, plan.candle_close_ms)
+        funding: Mapping[str, Decimal] = {}
+        failure = ""
+        events: list[CandleEvent] = []
+        try:
+            funding = await self._account.after_orders(_fills_of(results.values()))
+        except ExchangeError as error:
+            failure = f"the account cannot be read after the orders: {error}"
+        else:
+            for entry in plan.entries:
+                outcome = await self._protect(entry, results[entry.symbol], plan.candle_close_ms)
+                results[entry.symbol] = outcome.results[0]
+                events += outcome.events
+                failure = failure or outcome.failure
+        return Outcome(
+            tuple(results[entry.symbol] for entry in plan.entries), tuple(events), funding, failure
+        )
+
+    async def _send(self, entry: PlannedOrder, close_ms: int) -> OrderResult:
+        symbol = entry.symbol
+        done = self._done.pop(symbol, None)
+        if done is not None:
+            note = f"order {done.client_order_id} of this candle was already executed before the restart"
+            kept = replace(entry, order=None, action_type=ActionType.HOLD, protection=None, note=note)
+            return OrderResult(kept, OrderStatus.NONE, error=note)
+        if entry.order is None:
+            status = OrderStatus.SKIPPED if entry.skipped else OrderStatus.NONE
+            return OrderResult(entry, status, error=entry.note if entry.skipped else "")
+        order = replace(
+            entry.order, client_order_id=client_order_id(self._agent, symbol, close_ms, entry.order.leg)
+        )
+        return await self._place(replace(entry, order=order), order)
+
+    async def _place(self, entry: PlannedOrder, order: Order) -> OrderResult:
+        try:
+            report = await self._exchange.place(order)
+        except OrderRejectedError as error:
+            text = "margin is insufficient" if error.code == _MARGIN_INSUFFICIENT else str(error)
+            return OrderResult(entry, OrderStatus.REJECTED, error=text)
+        except OutcomeUnknownError as error:
+            return OrderResult(entry, OrderStatus.UNKNOWN, error=str(error))
+        except ExchangeError as error:
+            return OrderResult(entry, OrderStatus.FAILED, error=str(error))
+        fills = tuple(replace(fill, leg=order.leg, agent=self._agent) for fill in report.fills)
+        if report.executed_quantity >= order.quantity:
+            return OrderResult(entry, OrderStatus.FILLED, fills)
+        status = OrderStatus.PARTIAL if fills else OrderStatus.REJECTED
+        text = f"{report.status.lower()} after {report.executed_quantity} of {order.quantity}"
+        return OrderResult(entry, status, fills, error=text)
+
+    # --- triggers ----------------------------------------------------------------------------------------
+
+    async def _protect(self, entry: PlannedOrder, result: OrderResult, close_ms: int) -> Outcome:
+        """Bring the triggers in step with the position; a position whose stop is refused is closed."""
+        symbol = entry.symbol
+        quantity, _ = self._account.position(symbol)
+        protection = entry.protection
+        missing = self._missing.pop(symbol, None)
+        if missing is not None and (protection is None or result.planned.order is None):
+            guard = missing.guard_price if protection is None else protection.guard_price
+            protection = replace(missing, guard_price=guard)
+        try:
+            await self._triggers.update(symbol, quantity, protection, close_ms)
+        except ExchangeError as error:
+            return await self._close_unguarded(result, quantity, entry.price, close_ms, error)
+        return Outcome((result,))
+
+    async def _close_unguarded(
+        self, result: OrderResult, held: Decimal, price: Decimal, close_ms: int, error: ExchangeError
+    ) -> Outcome:
+        symbol = result.planned.symbol
+        failure = ""
+        closings = await self._close(symbol, held, price, close_ms, f"its stop failed: {error}")
+        if all(closing.status is OrderStatus.FILLED for closing in closings):
+            text = f"position closed again, its stop failed: {error}"
+        else:
+            text = f"its stop failed: {error}; nor could the position be closed: {closings[-1].error}"
+            failure = f"{symbol} is neither guarded nor closed: {text}"
+        fills = _fills_of(closings)
+        try:
+            await self._account.after_orders(fills)
+            await self._triggers.drop(symbol)
+        except ExchangeError as problem:
+            failure = failure or f"{symbol}: {text}; then {problem}"
+        events = events_of(fills, {symbol: held + sum((f.signed_quantity for f in fills), ZERO)})
+        noted = tuple(replace(event, note=text) for event in events)
+        result = replace(result, error="; ".join(filter(None, (result.error, text))))
+        return Outcome((result,), noted, failure=failure)
+
+    # --- closing everything ------------------------------------------------------------------------------
+
+    async def close_all(self, reason: str, close_ms: int, prices: Mapping[str, Decimal]) -> Outcome:
+        """Close every position, cancel every order, and read back. Everything is tried, whatever else fails.
+
+        Args:
+            reason: goes into the results.
+            close_ms: close of the last candle; part of the orders' ids.
+            prices: closes by symbol, for the record.
+
+        Raises:
+            ExchangeError: nothing was filled, and the account cannot be read.
+        """
+        problems: list[ExchangeError] = []
+        try:
+            await self._account.refresh()
+        except ExchangeError as error:
+            problems.append(error)  # then by the positions last read: reduce-only orders can do no harm
+        results: list[OrderResult] = []
+        for symbol in self._instruments:
+            held, _ = self._account.position(symbol)
+            closings = await self._close(symbol, held, prices[symbol], close_ms, reason)
+            cancelled = await self._cancel_all(symbol)
+            if not closings:
+                idle = PlannedOrder(symbol, 0.0, ActionType.HOLD, None, ZERO, prices[symbol], note=reason)
+                closings = [OrderResult(idle, OrderStatus.NONE)]
+            error_text = "; ".join(filter(None, (closings[-1].error, cancelled)))
+            results.append(replace(closings[-1], fills=tuple(_fills_of(closings)), error=error_text))
+        fills = _fills_of(results)
+        funding: Mapping[str, Decimal] = {}
+        events: tuple[CandleEvent, ...] = ()
+        open_orders: int | None = None
+        try:
+            funding = await self._account.after_orders(fills)
+            missed = await self._account.missed_fills()
+            events = events_of(missed, {s: self._account.position(s)[0] for s in self._instruments})
+            resting = await asyncio.gather(*(self._exchange.open_orders(s) for s in self._instruments))
+            open_orders = sum(len(orders) for orders in resting)
+        except ExchangeError as error:
+            if not fills:
+                raise
+            problems.append(error)
+        failure = "; ".join(str(problem) for problem in problems)
+        return Outcome(tuple(results), events, funding, failure, open_orders)
+
+    async def _cancel_all(self, symbol: str) -> str:
+        try:
+            await self._exchange.cancel_all(symbol)
+        except ExchangeError as error:
+            return f"cancel failed: {error}"
+        self._triggers.forget(symbol)
+        return ""
+
+    def _emergency_id(self, symbol: str, close_ms: int) -> str:
+        return client_order_id(self._agent, symbol, close_ms, Leg.EMERGENCY, self._emergency_attempt)
+
+    async def _close(
+        self, symbol: str, held: Decimal, price: Decimal, close_ms: int, reason: str
+    ) -> list[OrderResult]:
+        """Close a position at market, reduce-only, under emergency ids; no order when there is nothing to close.
+
+        A position beyond the exchange's largest market order takes several.
+        """
+        left = abs(held)
+        results: list[OrderResult] = []
+        while left > 0:
+            order = Order(
+                symbol=symbol,
+                side=Side.SELL if held > 0 else Side.BUY,
+                quantity=min(left, self._instruments[symbol].max_quantity_market),
+                reduce_only=True,
+                leg=Leg.EMERGENCY,
+                client_order_id=self._emergency_id(symbol, close_ms),
+            )
+            self._emergency_attempt += 1
+            entry = PlannedOrder(symbol, 0.0, ActionType.EMERGENCY_CLOSE, order, ZERO, price, note=reason)
+            results.append(await self._place(entry, order))
+            if results[-1].status is not OrderStatus.FILLED:
+                break
+            left -= order.quantity
+        return results
+
+
+def _fills_of(results: Iterable[OrderResult]) -> list[Fill]:
+    return [fill for result in results for fill in result.fills]
+
+
+def events_of(
+    fills: Sequence[Fill], after: Mapping[str, Decimal], *, recovered: bool = False
+) -> tuple[CandleEvent, ...]:
+    """What fills that no step asked for did to positions that are now `after` (signed, by symbol)."""
+    held = dict(after)
+    for fill in fills:
+        held[fill.symbol] -= fill.signed_quantity
+    events = []
+    for fill in fills:
+        events.append(_event(fill, held[fill.symbol], recovered=recovered))
+        held[fill.symbol] += fill.signed_quantity
+    return tuple(events)
+
+
+def _event(fill: Fill, held: Decimal, *, recovered: bool) -> CandleEvent:
+    parsed = parse_client_order_id(fill.client_order_id)
+    if fill.liquidation:
+        kind = ActionType.LIQUIDATION
+    elif parsed is not None and parsed.leg in (Leg.STOP, Leg.PROTECTIVE_STOP):
+        kind = ActionType.STOP_LOSS
+    elif parsed is not None and parsed.leg is Leg.TAKE_PROFIT:
+        kind = ActionType.TAKE_PROFIT
+    elif parsed is not None and parsed.leg is Leg.EMERGENCY:
+        kind = ActionType.EMERGENCY_CLOSE
+    else:
+        kind = classify(held, held + fill.signed_quantity)
+    if recovered:
+        note = f"recovered after a restart: order {fill.client_order_id or fill.order_id}"
+    elif parsed is None and not fill.liquidation:
+        note = f"not our order: {fill.client_order_id or fill.order_id}"
+    else:
+        note = ""
+    return CandleEvent(kind, fill, note)
