@@ -29,10 +29,21 @@ def read(folder: Path) -> list[dict[str, str]]:
 def test_random_actions_over_real_candles(tmp_path: Path) -> None:
     actions = tmp_path / "actions.csv"
     values = np.random.default_rng(3).uniform(-1, 1, STEPS)
-    actions.write_text("step,ETHUSDT\n" + "".join(f"{i},{value!r}\n" for i, value in enumerate(values.tolist())))
+    actions.write_text(
+        "step,ETHUSDT\n" + "".join(f"{i},{value!r}\n" for i, value in enumerate(values.tolist()))
+    )
     config = tmp_path / "config.yaml"
     config.write_text("env: {max_leverage: 4.0, action: {scheme: target, stop_loss_fraction: 0.02}}\n")
-    market = ["--candles", str(CANDLES), "--funding", str(FUNDING), "--mark", str(MARKS), "--start", "2024-11-05"]
+    market = [
+        "--candles",
+        str(CANDLES),
+        "--funding",
+        str(FUNDING),
+        "--mark",
+        str(MARKS),
+        "--start",
+        "2024-11-05",
+    ]
     agent = ["--agent", f"actions:{actions}", "--config", str(config)]
     commands = {
         "backtest": ["-m", "agents.backtest", *agent, *market, "--quiet", "--no-report"],
