@@ -396,7 +396,7 @@ class StepLog(TradingWrapper):
         self.agent = agent
         self.records: list[StepRecord] = []
         self.fills: list[Fill] = []
-        self.start_equity_usdt = self.start_pnl_usdt = ZERO  # at reset
+        self.start_equity_usdt = ZERO  # at reset
         self._keep = keep_records or path is None
         self._file = CsvAppender(path, COLUMNS) if path is not None else None
         self._emergencies_path = emergencies_path
@@ -422,7 +422,6 @@ class StepLog(TradingWrapper):
         self._peak = equity if peak is None else peak
         self._max_drawdown = max_drawdown
         self._transfer(info.get("transfers_usdt", ZERO), equity)
-        self.start_pnl_usdt = equity - self._initial
         self._see(equity)
         self._step = self._first_step
         self._reward = dict.fromkeys(self.symbols, 0.0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -157,7 +159,7 @@ def _speed(text: str) -> float | None:
         value = float(text)
     except ValueError:
         raise ConfigError(f"--speed {text!r}: give a number above 0, or max") from None
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ConfigError(f"--speed {text}: give a number above 0, or max")
     return value
 
@@ -184,9 +186,16 @@ def _options(
     if (train_id is None) == (agent is None):
         raise ConfigError("give --train-id ID, or --agent NAME, and not both")
     spec = train_id if train_id is not None else str(agent)
+    if train_id is not None and not is_training_run(train_id):
+        raise ConfigError(f"{train_id!r} is not a training run; give it as --agent {train_id}")
+    if (paper.funding or paper.marks) and not paper.candles:
+        raise ConfigError("--funding and --mark belong to --candles; give those too")
     sections = dict(read_yaml(config)) if config is not None else {}
     if max_drawdown is not None:
-        sections["risk"] = {**(sections.get("risk") or {}), "max_drawdown_fraction": max_drawdown}
+        given = sections.get("risk") or {}
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{config}: section 'risk' is {given!r}; expected settings as 'name: value'")
+        sections["risk"] = {**given, "max_drawdown_fraction": max_drawdown}
     interval_ms = interval_to_ms(interval) if interval is not None else None
     if train_id is not None or is_training_run(spec):
         run = find_training_run(spec, training_runs)

@@ -27,6 +27,7 @@ from envs.instruments import Instrument
 from envs.planning import to_decimal
 from envs.settings import EnvConfig
 from live.exchange.base import Exchange, OrderReport, client_order_id, parse_client_order_id
+from live.exchange.client_ids import MAX_ATTEMPTS
 from live.live_account import LiveAccount
 from live.triggers import TriggerDesk
 
@@ -72,7 +73,7 @@ class OrderDesk:
         self._agent = agent
         self._done: dict[str, OrderReport] = {}
         self._missing: dict[str, Protection] = {}
-        self._emergency_attempt = 0
+        self._attempts: dict[str, int] = {}  # emergency ids used at this candle
 
     async def begin(self, close_ms: int) -> None:
         """Find out what an earlier session left: this candle's orders, its triggers, and those it did not place."""
@@ -82,15 +83,17 @@ class OrderDesk:
         )
         self._done.clear()
         self._missing.clear()
-        self._emergency_attempt = 0
+        self._attempts.clear()
         for symbol, instrument in self._instruments.items():
             done = await self._exchange.order(
                 symbol, client_order_id(self._agent, symbol, close_ms, Leg.ORDER)
             )
             if done is not None:
                 self._done[symbol] = done
-            while await self._exchange.order(symbol, self._emergency_id(symbol, close_ms)) is not None:
-                self._emergency_attempt += 1
+            for attempt in range(MAX_ATTEMPTS):
+                if await self._exchange.order(symbol, self._emergency_id(symbol, close_ms)) is None:
+                    break
+                self._attempts[symbol] = attempt + 1
             missing = self._missing_protection(instrument)
             if missing is not None:
                 self._missing[symbol] = missing
@@ -273,7 +276,8 @@ class OrderDesk:
         return ""
 
     def _emergency_id(self, symbol: str, close_ms: int) -> str:
-        return client_order_id(self._agent, symbol, close_ms, Leg.EMERGENCY, self._emergency_attempt)
+        attempt = self._attempts.get(symbol, 0) % MAX_ATTEMPTS
+        return client_order_id(self._agent, symbol, close_ms, Leg.EMERGENCY, attempt)
 
     async def _close(
         self, symbol: str, held: Decimal, price: Decimal, close_ms: int, reason: str
@@ -293,7 +297,7 @@ class OrderDesk:
                 leg=Leg.EMERGENCY,
                 client_order_id=self._emergency_id(symbol, close_ms),
             )
-            self._emergency_attempt += 1
+            self._attempts[symbol] = self._attempts.get(symbol, 0) + 1
             entry = PlannedOrder(symbol, 0.0, ActionType.EMERGENCY_CLOSE, order, ZERO, price, note=reason)
             results.append(await self._place(entry, order))
             if results[-1].status is not OrderStatus.FILLED:

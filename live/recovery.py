@@ -7,15 +7,21 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from envs.account import ActionType
-from envs.errors import StepLogError
+from envs.errors import ConfigError, StepLogError
 from envs.step_log import COLUMNS, repair_torn_line
+
+try:
+    import fcntl
+except ImportError:  # not on this platform: then nobody keeps two runs apart
+    fcntl = None  # type: ignore[assignment]
 
 _SESSION = re.compile(r"session_(\d{8}_\d{6})\.json")
 
@@ -39,13 +45,70 @@ class Logged:
 
 def write_session(folder: Path, stamp: str, values: dict[str, Any]) -> None:
     """Note what a session is about (venue, account, agent, symbols), before its first row. Atomic."""
-    path = folder / f"session_{stamp}.json"
+    _write_json(folder / f"session_{stamp}.json", values)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(values, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StepLogError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def run_lock(folder: Path, account: str) -> Iterator[None]:
+    """Keep a second run of this folder off the account: it would send every order twice.
+
+    Raises:
+        ConfigError: one is running.
+    """
+    path = folder / f"run_{account}.lock"
+    with path.open("a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise ConfigError(
+                    f"process {file.read().strip() or '(unknown)'} already runs in {folder} on this account; stop "
+                    "it first, or give this run another account and folder (--out)"
+                ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
         file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        yield
+
+
+class TransferMark:
+    """Up to when deposits and withdrawals are counted in a run's peak equity, across restarts."""
+
+    def __init__(self, folder: Path, account: str) -> None:
+        self.path = folder / f"transfers_{account}.json"
+
+    def load(self) -> int | None:
+        """UTC ms, or None for a run that never noted one.
+
+        Raises:
+            StepLogError: the file is damaged.
+        """
+        try:
+            return int(json.loads(self.path.read_text(encoding="utf-8"))["counted_until_ms"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StepLogError(
+                f"{self.path} is damaged ({error}): it says which deposits are counted already; delete it to count "
+                "none of those before now"
+            ) from error
+
+    def save(self, until_ms: int) -> None:
+        """Note the time of the newest transfer that is counted."""
+        _write_json(self.path, {"counted_until_ms": until_ms})
 
 
 def step_logs_of(folder: Path, account: str) -> list[Path]:
@@ -57,13 +120,14 @@ def step_logs_of(folder: Path, account: str) -> list[Path]:
             continue
         try:
             session = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            session_account = session["account"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise StepLogError(
                 f"session file {path} is damaged ({error}): without it nobody can tell which account its steps "
                 "were on; restore it, or move it and its step log away"
             ) from error
         log = folder / f"steps_{match[1]}.csv"
-        if session.get("account") == account and log.exists():
+        if session_account == account and log.exists():
             logs.append(log)
     return logs
 
@@ -79,27 +143,17 @@ def read_logged(logs: Sequence[Path], symbols: Sequence[str]) -> Logged:
     rows_at: dict[int, set[str]] = defaultdict(set)
     step = -1
     for path in logs:
-        if repair_torn_line(path):
-            repaired.append(path)
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames is not None and tuple(reader.fieldnames) != COLUMNS:
-                raise StepLogError(
-                    f"{path} has other columns than this version writes; move it away to start anew"
-                )
-            for row in reader:
-                try:
-                    timestamp = int(row["timestamp"])
-                    step = max(step, int(row["step"]))
-                    Decimal(row["equity"])
-                except (TypeError, ValueError, InvalidOperation) as error:
-                    raise StepLogError(
-                        f"{path} line {reader.line_num} cannot be read ({error}); move the file away"
-                    ) from error
+        try:
+            if repair_torn_line(path):
+                repaired.append(path)
+            for row in _rows(path):
+                step = max(step, int(row["step"]))
                 trades.update((row["symbol"], trade) for trade in row["trade_id"].split(";") if trade)
-                # Only a decision has an action: events and ends carry the timestamp of a candle not yet decided on.
+                # Only a decision has an action: events and ends carry the time of a candle not yet decided on.
                 if row["action"] != "" and row["action_type"] != ActionType.END:
-                    rows_at[timestamp].add(row["symbol"])
+                    rows_at[int(row["timestamp"])].add(row["symbol"])
+        except OSError as error:
+            raise StepLogError(f"cannot read {path}: {error.strerror}") from error
     complete = [time for time, seen in rows_at.items() if seen >= set(symbols)]
     return Logged(
         last_row_close_ms=max(complete, default=0),
@@ -107,3 +161,27 @@ def read_logged(logs: Sequence[Path], symbols: Sequence[str]) -> Logged:
         next_step=step + 1,
         repaired=tuple(repaired),
     )
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a step log.
+
+    Raises:
+        StepLogError: a line cannot be read, or the columns are not those of this version.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            if reader.fieldnames is not None and tuple(reader.fieldnames) != COLUMNS:
+                raise StepLogError(
+                    f"{path} has other columns than this version writes; move it away to start anew"
+                )
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ValueError(f"it has not {len(COLUMNS)} cells")
+                int(row["timestamp"]), int(row["step"]), Decimal(row["equity"])
+                yield row
+        except (ValueError, InvalidOperation, csv.Error) as error:
+            raise StepLogError(
+                f"{path} line {reader.line_num} cannot be read ({error}); move the file away"
+            ) from error

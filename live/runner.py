@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +15,10 @@ from types import FrameType
 from agents.base import AgentSetup
 from agents.metrics import Metrics, compute_metrics
 from agents.run import Ending, RunResult, run
-from envs.account import Execution, Plan
+from envs.account import ZERO, Execution, Plan
 from envs.base import StepResult
 from envs.candles import interval_name
-from envs.errors import ConfigError, HaltedError
+from envs.errors import ConfigError, EmergencyError, ExchangeError, HaltedError
 from envs.risk import FileRiskStore, RiskState
 from envs.wrappers import RiskControl, StepLog
 from live.bridge import LoopThread
@@ -27,7 +27,7 @@ from live.env import LiveEnv, Resume
 from live.exchange.base import Exchange
 from live.exchange.binance import BinanceExchange
 from live.exchange.client_ids import check_agent_name
-from live.recovery import Logged, read_logged, step_logs_of, write_session
+from live.recovery import Logged, TransferMark, read_logged, run_lock, step_logs_of, write_session
 from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -75,6 +75,22 @@ class LiveResult:
     exit_code: int
 
 
+class _LiveLog(StepLog):
+    """A step log whose end rows wait for `close`: closing positions on exit comes before them."""
+
+    _closing = False
+
+    def finish(self) -> None:
+        """See `StepLog.finish`; only while closing."""
+        if self._closing:
+            super().finish()
+
+    def close(self) -> None:
+        """See `StepLog.close`."""
+        self._closing = True
+        super().close()
+
+
 class _FreshStore:
     """The risk store of an account that is new with each session: a halt is kept, an old peak means nothing."""
 
@@ -96,32 +112,34 @@ def run_live(options: LiveOptions, console: LiveConsole) -> LiveResult:
     """
     setup = options.setup
     check_agent_name(setup.agent.name, options.symbols)
-    options.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {options.folder} ({error.strerror}); give another with --out"
+        ) from error
     session = open_venue(
         options.choice, options.paper, setup, options.symbols, options.interval_ms, options.environ
     )
     try:
         store = FileRiskStore(options.folder / f"risk_{session.account_key}.json")
-        _check_halt(store, options.acknowledge_emergency, console)
-        with LoopThread() as bridge:
+        _check_halt(store, options.acknowledge_emergency)
+        # A new account of its own is nobody else's.
+        alone = nullcontext() if session.fresh else run_lock(options.folder, session.account_key)
+        with alone, LoopThread() as bridge:
             return _Session(options, session, store, bridge, console).run()
     finally:
         session.close()
 
 
-def _check_halt(store: FileRiskStore, acknowledge: bool, console: LiveConsole) -> None:
+def _check_halt(store: FileRiskStore, acknowledge: bool) -> None:
     state = store.load()
-    if state is None or not state.halted_reason:
-        return
-    if not acknowledge:
+    if state is not None and state.halted_reason and not acknowledge:
         raise HaltedError(
             f"this run was halted: {state.halted_reason}. Look at the account, then start again with "
             "--acknowledge-emergency",
             reason=state.halted_reason,
         )
-    console.notice(f"emergency acknowledged: {state.halted_reason}")
-    # The drawdown counts from the account as it is now; else the old peak would halt the run at once again.
-    store.path.unlink()
 
 
 class _Session:
@@ -142,9 +160,13 @@ class _Session:
         self._console = console
         self._stop = False
         self._step = 0
+        self._equity: list[float] = []
+        self._transfers_usdt = ZERO
 
     def run(self) -> LiveResult:
         options, session = self._options, self._session
+        if session.venue.real_money:
+            self._confirm_real_money()
         exchange = BinanceExchange(session.venue, session.credentials, options.symbols)
         self._bridge.call(exchange.connect())
         try:
@@ -161,13 +183,13 @@ class _Session:
         options, setup, session = self._options, self._options.setup, self._session
         loaded = self._bridge.call(exchange.instruments(options.symbols))
         instruments = tuple(loaded[symbol] for symbol in options.symbols)
-        if session.venue.real_money:
-            self._confirm_real_money(exchange)
+        self._acknowledge()
         for instrument in instruments:
             leverage = setup.env.leverage_setting(instrument)
             self._bridge.call(exchange.set_leverage(instrument.symbol, leverage))
 
         logged = self._read_logs()
+        transfers = None if session.fresh else TransferMark(options.folder, session.account_key)
         stored = None if session.fresh else self._store.load()
         stamp = _free_stamp(options.folder)
         paths = {
@@ -187,12 +209,14 @@ class _Session:
             resume=Resume(
                 last_row_close_ms=logged.last_row_close_ms,
                 logged_trades=logged.trades,
+                transfers_until_ms=transfers.load() if transfers is not None and stored else None,
                 peak_equity_usdt=stored.peak_equity_usdt if stored else None,
                 max_drawdown_fraction=stored.max_drawdown_fraction
                 if stored
                 else Resume().max_drawdown_fraction,
             ),
             request_candle=session.lock_step.request_candle if session.lock_step else None,
+            on_transfers=transfers.save if transfers is not None else lambda _until_ms: None,
         )
         risk = RiskControl(
             env,
@@ -200,7 +224,7 @@ class _Session:
             store=_FreshStore(self._store) if session.fresh else self._store,
             sleep=time.sleep,
         )
-        log = StepLog(
+        log = _LiveLog(
             risk,
             agent=setup.agent.name,
             path=paths["steps"],
@@ -217,18 +241,56 @@ class _Session:
             try:
                 result = self._loop(log, risk)
                 if options.flat_on_exit and result.emergency is None:
-                    risk.flatten("flat on exit")
+                    self._flatten(log)
             finally:
                 log.close()
                 setup.agent.close()
         return self._finish(result, log, paths)
 
+    def _acknowledge(self) -> None:
+        """Forget a halt that the user has looked at; `_check_halt` has seen to it that there is no other."""
+        state = self._store.load()
+        if state is not None and state.halted_reason:
+            self._console.notice(f"emergency acknowledged: {state.halted_reason}")
+            # The drawdown counts from the account as it is now; else the old peak would halt the run at once again.
+            self._store.path.unlink()
+
+    def _flatten(self, log: StepLog) -> None:
+        """Close all positions, as often as it takes within the emergency protocol's tries.
+
+        Raises:
+            EmergencyError: the account is not flat.
+        """
+        limits, delay_s = self._options.setup.limits, self._options.setup.limits.emergency_delay_s
+        problem = "positions are left"
+        for attempt in range(limits.emergency_tries):
+            if attempt:
+                time.sleep(delay_s)
+                delay_s *= 2
+            try:
+                execution = log.flatten("flat on exit")
+            except ExchangeError as error:
+                problem = str(error)
+                continue
+            account = execution.account
+            if account.is_flat and account.pending_orders == 0:
+                self._console.notice(f"flat on exit: equity {account.equity_usdt:.2f} USDT")
+                return
+            problem = "; ".join(r.error for r in execution.results if r.error) or execution.failure or problem
+        raise EmergencyError(
+            f"THE ACCOUNT IS NOT FLAT after {limits.emergency_tries} tries to close it on exit: {problem}. Close "
+            "positions and orders at the exchange"
+        )
+
     def _loop(self, log: StepLog, risk: RiskControl) -> RunResult:
         def on_execution(plan: Plan, execution: Execution) -> None:
             self._console.step(self._step, plan, execution, risk.state)
+            self._console.events(execution.events)
             self._step += 1
 
         def on_advance(result: StepResult) -> None:
+            self._transfers_usdt += result[4].get("transfers_usdt", ZERO)
+            self._equity.append(self._equity_now(log))
             self._console.events(result[4].get("events", ()))
 
         steps = self._options.steps
@@ -246,6 +308,10 @@ class _Session:
             return replace(result, ending=Ending.STOPPED)
         return result
 
+    def _equity_now(self, log: StepLog) -> float:
+        """Equity without what was paid in and out meanwhile: a deposit is no return."""
+        return float(log.account().equity_usdt - self._transfers_usdt)
+
     @contextmanager
     def _signals(self, env: LiveEnv) -> Iterator[None]:
         """The first Ctrl+C ends the run after the current step, the second at once."""
@@ -254,9 +320,9 @@ class _Session:
             if self._stop:
                 raise KeyboardInterrupt
             self._stop = True
-            self._console.notice(
-                f"stopping after this step ({signal.Signals(number).name}); again to stop at once"
-            )
+            name = signal.Signals(number).name
+            # Not through the console: the signal may have come while it writes.
+            os.write(2, f"stopping after this step ({name}); again to stop at once\n".encode())
             env.request_stop()
 
         before = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
@@ -266,12 +332,19 @@ class _Session:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _confirm_real_money(self, exchange: BinanceExchange) -> None:
-        self._bridge.call(exchange.check_withdrawals_disabled())
-        account = self._bridge.call(exchange.account())
+    def _confirm_real_money(self) -> None:
+        """Check the key and ask, over a connection that changes nothing at the exchange."""
+        session, setup = self._session, self._options.setup
+        exchange = BinanceExchange(session.venue, session.credentials, ())
+        try:
+            self._bridge.call(exchange.connect())
+            self._bridge.call(exchange.check_withdrawals_disabled())
+            account = self._bridge.call(exchange.account())
+        finally:
+            self._bridge.call(exchange.close())
         question = (
             f"This trades REAL MONEY: {account.wallet_usdt} USDT, {', '.join(self._options.symbols)}, "
-            f"agent {self._options.setup.agent.name}, max leverage {self._options.setup.env.max_leverage}."
+            f"agent {setup.agent.name}, max leverage {setup.env.max_leverage:g}."
         )
         if not self._options.confirm(question):
             raise ConfigError("not confirmed: no order was sent; give --yes to skip the question")
@@ -312,24 +385,17 @@ class _Session:
         if result.emergency is not None:
             self._console.emergency(result.emergency)
         paths = {name: path for name, path in paths.items() if path.exists()}
-        metrics = session_metrics(log, self._options.interval_ms)
+        metrics = None
+        if self._equity:
+            # As in a backtest: from the equity at the reset, over each close, to what is left at the end.
+            equity = [float(log.start_equity_usdt), *self._equity[:-1], self._equity_now(log)]
+            funding = float(sum(record.funding for record in log.records))
+            metrics = compute_metrics(equity, self._options.interval_ms, log.fills, funding_usdt=funding)
         self._console.summary(metrics, result.ending, paths)
         if log.records:
             self._console.notice(f"last candle {utc_text(log.records[-1].timestamp)}")
         exit_code = 3 if result.emergency is not None else 0
         return LiveResult(result, metrics, paths, exit_code)
-
-
-def session_metrics(log: StepLog, interval_ms: int) -> Metrics | None:
-    """The session's figures from its step rows: equity once per candle, all fills, all funding."""
-    if not log.records:
-        return None
-    # Keyed by time: several rows share a candle, and the last of them is after everything.
-    equity = {0: float(log.start_equity_usdt)}
-    for record in log.records:
-        equity[record.timestamp] = float(record.equity)
-    funding = float(sum(record.funding for record in log.records))
-    return compute_metrics(list(equity.values()), interval_ms, log.fills, funding_usdt=funding)
 
 
 def _free_stamp(folder: Path) -> str:

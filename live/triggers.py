@@ -16,6 +16,7 @@ from live.exchange.base import (
     client_order_id,
     parse_client_order_id,
 )
+from live.exchange.client_ids import MAX_ATTEMPTS
 
 _LEGS = {
     Leg.STOP: TriggerKind.STOP,
@@ -44,7 +45,7 @@ class _Symbol:
     attempts: dict[tuple[Leg, int], int] = field(default_factory=dict)
 
     def next_attempt(self, leg: Leg, close_ms: int) -> int:
-        attempt = self.attempts.get((leg, close_ms), -1) + 1
+        attempt = (self.attempts.get((leg, close_ms), -1) + 1) % MAX_ATTEMPTS
         self.note(leg, close_ms, attempt)
         return attempt
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _PAPER_KEY = "paper"
 _SYNTHETIC_CANDLES = 10_000
 _CONTROL_TIMEOUT_S = 30.0
+_SYNTHETIC = "a SYNTHETIC market: these prices were never traded"
 
 
 class VenueChoice(StrEnum):
@@ -146,7 +147,9 @@ def _open_paper(
                 f"{interval_name(interval_ms)}; give --interval {state['interval']}, or start another exchange"
             )
         lock_step = LockStep(rest) if state["speed"] is None else None
-        return VenueSession(place, credentials, key, f"paper exchange at {rest}", lock_step=lock_step)
+        synthetic = bool(state.get("synthetic"))
+        what = f"paper exchange at {rest}" + (f", {_SYNTHETIC}" if synthetic else "")
+        return VenueSession(place, credentials, key, what, synthetic=synthetic, lock_step=lock_step)
 
     # Imported here: a run on the testnet or with real money needs no web server.
     from live.paper.account import PaperAccount
@@ -164,11 +167,7 @@ def _open_paper(
         slippage_bps=to_decimal(setup.env.slippage_bps),
         instruments=_paper_instruments(setup, symbols),
     )
-    what = (
-        "a SYNTHETIC market: these prices were never traded"
-        if market.synthetic
-        else f"replayed candles {market.candles[0].source}"
-    )
+    what = _SYNTHETIC if market.synthetic else f"replayed candles {market.candles[0].source}"
     return VenueSession(
         venue=paper_venue(server.rest_url, server.ws_url.rstrip("/")),
         credentials=credentials,

@@ -14,6 +14,9 @@ from envs.account import Leg
 from envs.errors import ConfigError
 
 MAX_LENGTH = 36
+MAX_ATTEMPTS = 10
+"""Attempts are numbered by one digit; an eleventh order of one leg at one candle takes the first's id again, which
+the exchange allows once that order has ended."""
 
 _ALLOWED = re.compile(r"[A-Za-z0-9._-]+")
 _ID = re.compile(
@@ -69,7 +72,7 @@ def client_order_id(agent: str, symbol: str, candle_close_ms: int, leg: Leg, att
     return text
 
 
-def check_agent_name(agent: str, symbols: tuple[str, ...], *, attempts: int = 10) -> None:
+def check_agent_name(agent: str, symbols: tuple[str, ...], *, attempts: int = MAX_ATTEMPTS) -> None:
     """Raise a ConfigError unless every order id of this agent will be one that the exchange takes."""
     for symbol in symbols:
         client_order_id(agent, symbol, 1_736_630_400_000, Leg.EMERGENCY, max(0, attempts - 1))
