@@ -2,4 +2,9 @@
 
 import gymnasium as gym
 
-gym.register(id="perpgym/Futures-v0", entry_point="envs.futures_env:FuturesEnv", disable_env_checker=True)
+gym.register(
+    id="perpgym/Futures-v0",
+    entry_point="envs.futures_env:FuturesEnv",
+    vector_entry_point="envs.vector_env:FuturesVectorEnv",
+    disable_env_checker=True,
+)

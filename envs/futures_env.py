@@ -526,6 +526,14 @@ class FuturesEnv(TradingEnv):
             self._funding_seen[i] = total
         return taken
 
+    def kernel_arrays(self) -> tuple[Any, Any, Any]:
+        """What the kernel reads: market rows [T, n, 6], scaled features [T, F], the exchange's rules [n]."""
+        return self._rows, self._features, self._symbol_table
+
+    def config_array(self) -> Any:
+        """A copy of the settings as the kernel reads them: [1] of CONFIG_DTYPE."""
+        return self._config.copy()
+
     def totals(self) -> Mapping[str, float]:
         """Sums since reset: fees, funding, realized_pnl, insurance, trades, liquidations, drawdowns."""
         row = self._account[0]

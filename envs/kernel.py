@@ -24,6 +24,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import prange
 
 from envs.compiling import compiled
 
@@ -139,6 +140,18 @@ ORDER_DTYPE = np.dtype(
         ("fill_price", "f8"),
         ("fee", "f8"),
         ("pnl", "f8"),
+    ],
+    align=True,
+)
+
+
+EPISODE_DTYPE = np.dtype(
+    [
+        ("candle", "i8"),  # the last closed one
+        ("decided_on", "i8"),  # the candle that the last step's action was decided on
+        ("first", "i8"),  # the candle of the first decision
+        ("end", "i8"),  # the candle whose close truncates the episode
+        ("reward", "f8"),  # sum since the first decision
     ],
     align=True,
 )
@@ -786,3 +799,116 @@ def reset_account(config: Any, account: Any, position: Any) -> None:
         position[i].fills = 0
         position[i].funding = 0.0
         position[i].event = EVENT_NONE
+
+
+# --- many accounts ----------------------------------------------------------------------------------------
+
+
+@_jit
+def _step_slot(
+    k: int,
+    configs: Any,
+    symbols: Any,
+    accounts: Any,
+    positions: Any,
+    orders: Any,
+    market: Any,
+    features: Any,
+    episodes: Any,
+    actions: Any,
+    observations: Any,
+    rewards: Any,
+    terminated: Any,
+    truncated: Any,
+) -> None:
+    """One step of account k. See `step_accounts`."""
+    config = configs[min(np.int64(k), configs.shape[0] - 1)]
+    episode = episodes[k]
+    t = episode.candle
+    reward, state = step_account(config, symbols, accounts[k], positions[k], orders[k], market, t, actions[k])
+    t += 1
+    observe(config, symbols, accounts[k], positions[k], market, features, t, observations[k])
+    episode.decided_on = episode.candle
+    episode.candle = t
+    episode.reward += reward
+    rewards[k] = reward
+    terminated[k] = state == 1
+    truncated[k] = state == 0 and t >= episode.end
+
+
+def step_accounts(
+    configs: Any,
+    symbols: Any,
+    accounts: Any,
+    positions: Any,
+    orders: Any,
+    market: Any,
+    features: Any,
+    episodes: Any,
+    actions: Any,
+    observations: Any,
+    rewards: Any,
+    terminated: Any,
+    truncated: Any,
+) -> None:
+    """`step_account` and `observe` for every account; the actions are finite.
+
+    Arrays (E accounts): `configs` [1] for one that all share, or [E]; `accounts` [E], `positions` and `orders` [E, n],
+    `episodes` [E] of EPISODE_DTYPE, `actions` [E, n], `observations` [E, size], the results [E].
+    """
+    for k in range(accounts.shape[0]):
+        _step_slot(
+            k, configs, symbols, accounts, positions, orders, market, features, episodes, actions,
+            observations, rewards, terminated, truncated,
+        )  # fmt: skip
+
+
+def step_accounts_in_parallel(
+    configs: Any,
+    symbols: Any,
+    accounts: Any,
+    positions: Any,
+    orders: Any,
+    market: Any,
+    features: Any,
+    episodes: Any,
+    actions: Any,
+    observations: Any,
+    rewards: Any,
+    terminated: Any,
+    truncated: Any,
+) -> None:
+    """`step_accounts` on numba's threads. Accounts share nothing that they write, so the results are the same."""
+    for k in prange(accounts.shape[0]):
+        _step_slot(
+            k, configs, symbols, accounts, positions, orders, market, features, episodes, actions,
+            observations, rewards, terminated, truncated,
+        )  # fmt: skip
+
+
+# Two functions for what could be one: numba's cache does not tell apart how a function is compiled.
+step_accounts = compiled(step_accounts, nogil=True, _nrt=False)
+step_accounts_in_parallel = compiled(step_accounts_in_parallel, nogil=True, _nrt=False, parallel=True)
+
+
+@_jit
+def reset_accounts(
+    slots: Any,
+    configs: Any,
+    symbols: Any,
+    accounts: Any,
+    positions: Any,
+    market: Any,
+    features: Any,
+    episodes: Any,
+    observations: Any,
+) -> None:
+    """Begin new episodes in `slots` at the candles `episodes.first`, and observe."""
+    for slot in slots:
+        config = configs[min(slot, configs.shape[0] - 1)]
+        reset_account(config, accounts[slot], positions[slot])
+        episode = episodes[slot]
+        episode.candle = episode.first
+        episode.reward = 0.0
+        t = episode.first
+        observe(config, symbols, accounts[slot], positions[slot], market, features, t, observations[slot])
