@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import quote_plus
 
 from live.paper.account import Account
 from live.paper.errors import ApiError, refusal
@@ -78,6 +79,31 @@ def check_signature(
 
     The signature covers the raw query and the raw body, concatenated, without the signature itself.
     """
+    signature = _check_time(params, rules)
+    payload = _without_signature(query) + _without_signature(body)
+    if not _matches(account, payload, signature):
+        raise refusal(-1022)
+
+
+def check_params_signature(account: Account, params: Mapping[str, str], rules: TimeRules) -> None:
+    """The same for a WS-API request, whose signature covers its parameters, sorted by name.
+
+    Clients write values into the signed text as they are or percent-encoded, and some write booleans as Python
+    does; all of that passes.
+    """
+    signature = _check_time(params, rules)
+    signed = sorted((name, value) for name, value in params.items() if name != "signature")
+    pythonic = [(name, {"true": "True", "false": "False"}.get(value, value)) for name, value in signed]
+    for pairs in (signed, pythonic):
+        for encode in (str, quote_plus):
+            payload = "&".join(f"{name}={encode(value)}" for name, value in pairs).encode()
+            if _matches(account, payload, signature):
+                return
+    raise refusal(-1022)
+
+
+def _check_time(params: Mapping[str, str], rules: TimeRules) -> str:
+    """Timestamp and receive window: -1102, -1131, -1021. Returns the signature."""
     timestamp = _integer(params, "timestamp")
     if timestamp is None:
         raise refusal(-1102, "timestamp")
@@ -92,9 +118,11 @@ def check_signature(
         if timestamp >= rules.now_ms + AHEAD_MS and rules.real_time:
             raise ApiError(-1021, "Timestamp for this request was 1000ms ahead of the server's time.")
         raise refusal(-1021)
-    payload = _without_signature(query) + _without_signature(body)
-    if not hmac.compare_digest(sign(account.secret, payload).encode(), signature.lower().encode()):
-        raise refusal(-1022)
+    return signature
+
+
+def _matches(account: Account, payload: bytes, signature: str) -> bool:
+    return hmac.compare_digest(sign(account.secret, payload).encode(), signature.lower().encode())
 
 
 def _without_signature(raw: bytes) -> bytes:

@@ -21,7 +21,7 @@ from typing import Any
 
 from envs.candles import interval_name
 from envs.instruments import Instrument, default_instruments, get_instruments
-from live.paper import market_events
+from live.paper import market_events, market_streams
 from live.paper.account import PaperAccount
 from live.paper.auth import TimeRules
 from live.paper.engine import Engine, EngineSettings
@@ -85,6 +85,8 @@ class PaperExchange:
         self.engine = Engine(EngineSettings(rules, slippage_bps), feed.start_ms, {})
         self.forming: dict[str, Forming] = {}
         self.limit_settings = LimitSettings() if limits is None else limits
+        self.tape = market_streams.Tape()
+        self.on_candle: Callable[[], None] | None = None
         self._skew: ClockSkew | None = None
         self._wall_s = wall_s
         self._monotonic_s = monotonic_s
@@ -196,10 +198,13 @@ class PaperExchange:
         move_prices(self.engine, prices)
         row = self.feed.market.volume[self.index]
         for column, symbol in enumerate(self.symbols):
-            self.forming[symbol].trade(float(prices[symbol]), float(row[column]) * share)
+            volume = float(row[column]) * share
+            self.forming[symbol].trade(float(prices[symbol]), volume)
+            market_streams.publish_trade(self, symbol, prices[symbol], volume)
         self.flush()
         for symbol in self.symbols:
             market_events.publish_tick(self, symbol)
+        market_streams.publish_tick(self)
 
     def end_candle(self) -> None:
         """Close the present candle: user events first, then every symbol's closed kline."""
@@ -209,6 +214,8 @@ class PaperExchange:
         self.forming = {}
         for symbol in self.symbols:
             market_events.publish_closed(self, symbol, closed_ms)
+            if self.lock_step:
+                market_streams.publish_candle(self, symbol, self.index - 1)
 
     def open_candle(self) -> None:
         """Move to the next candle's open: funding at the boundary, liquidation, crossed LIMIT orders."""
@@ -226,13 +233,16 @@ class PaperExchange:
         self.flush()
         for symbol in self.symbols:
             market_events.publish_tick(self, symbol)
-        self.hub.expire_listen_keys(self.engine.clock_ms)
+        market_streams.publish_tick(self)
+        if self.on_candle is not None:
+            self.on_candle()
 
     def flush(self) -> None:
         """Send what the engine has to tell the accounts' owners."""
         if self.engine.outbox:
             outbox, self.engine.outbox = self.engine.outbox, []
             self.hub.send_to_accounts(outbox)
+            market_streams.publish_liquidations(self, outbox)
 
     def _enter_candle(self) -> None:
         open_ms = self.history.open_time_ms(self.index)

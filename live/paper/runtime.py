@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -18,14 +21,19 @@ from envs.errors import ConfigError, ExchangeUnavailableError
 from envs.instruments import Instrument
 from live.paper.account import PaperAccount
 from live.paper.exchange import PaperExchange
+from live.paper.fault_specs import FaultSchedule
 from live.paper.feeds import ReplayFeed
+from live.paper.limits import LimitSettings
 from live.paper.server import PaperApp
+from live.paper.wire import HttpConnection, WebSocketConnection
 
 _START_TIMEOUT_S = 10.0
+_LOG = logging.getLogger(__name__)
+_CONTROL_TIMEOUT_S = 600.0
 
 
 class _Uvicorn(uvicorn.Server):
-    """A server that says when it listens."""
+    """A server that says when it listens, and that can be away for a while."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -35,6 +43,22 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def interrupt(self, seconds: float) -> None:
+        """Cut every connection and refuse new ones for so many seconds, as a restart does."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, (HttpConnection, WebSocketConnection)):
+                connection.cut()
+        await asyncio.sleep(seconds)
+        server = await asyncio.get_running_loop().create_server(self._protocol, sock=_bind(host, port))
+        self.servers = [server]
+        _LOG.info("listening again on %s:%d", host, port)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return HttpConnection(self.config, self.server_state, self.lifespan.state)
+
 
 class PaperServer:
     """A paper exchange listening on a port of this machine.
@@ -43,13 +67,26 @@ class PaperServer:
     `server.ws_url` are what a client needs. The exchange's state lives in memory and ends with it.
     """
 
-    def __init__(self, exchange: PaperExchange, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        exchange: PaperExchange,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        faults: FaultSchedule | None = None,
+        ping_every_s: float = 180.0,
+        pong_within_s: float = 600.0,
+    ) -> None:
         self.exchange = exchange
         self.host = host
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
+        app = PaperApp(exchange, wall_s=time.time, schedule=faults)
         config = uvicorn.Config(
-            PaperApp(exchange, wall_s=time.time),
+            app,
+            loop="asyncio",
+            http=HttpConnection,
+            ws=WebSocketConnection,
             access_log=False,
             log_level="warning",
             date_header=False,
@@ -57,11 +94,12 @@ class PaperServer:
             lifespan="on",
             timeout_graceful_shutdown=1,
             timeout_keep_alive=75,
-            ws_ping_interval=180.0,
-            ws_ping_timeout=600.0,
+            ws_ping_interval=ping_every_s,
+            ws_ping_timeout=pong_within_s,
             ws_per_message_deflate=False,
         )
         self._server = _Uvicorn(config)
+        app.restarts_by(self._server.interrupt)
         self._thread: threading.Thread | None = None
 
     @classmethod
@@ -72,12 +110,16 @@ class PaperServer:
         *,
         slippage_bps: Decimal = Decimal(0),
         instruments: Mapping[str, Instrument] | None = None,
+        limits: LimitSettings | None = None,
+        faults: FaultSchedule | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> PaperServer:
         """Start an exchange in a thread and return once it listens. Port 0 takes a free one."""
-        exchange = PaperExchange(feed, accounts, slippage_bps=slippage_bps, instruments=instruments)
-        server = cls(exchange, host=host, port=port)
+        exchange = PaperExchange(
+            feed, accounts, slippage_bps=slippage_bps, instruments=instruments, limits=limits
+        )
+        server = cls(exchange, host=host, port=port, faults=faults)
         server._run_in_thread()
         return server
 
@@ -98,6 +140,18 @@ class PaperServer:
     def state(self) -> dict[str, Any]:
         """Clock, index, remaining candles, speed, symbols."""
         return self._control("GET", "/paper/state", None)
+
+    def fault(self, kind: str, **settings: Any) -> dict[str, Any]:
+        """Arm a fault, or do it at once: `fault("lost_after", path="/fapi/v1/order")`. See `live.paper.fault_specs`."""
+        return self._control("POST", "/paper/faults", {"kind": kind, **settings})
+
+    def faults(self) -> dict[str, Any]:
+        """What is armed, the schedule, and what has struck so far."""
+        return self._control("GET", "/paper/faults", None)
+
+    def clear_faults(self) -> dict[str, Any]:
+        """Disarm everything, end the schedule, lift bans and put the clock right."""
+        return self._control("DELETE", "/paper/faults", None)
 
     def serve(self) -> None:
         """Serve in the calling thread until interrupted."""
@@ -134,8 +188,12 @@ class PaperServer:
     def _control(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.rest_url + path, data=data, method=method)
-        with urllib.request.urlopen(request) as reply:
-            answer: dict[str, Any] = json.load(reply)
+        try:
+            with urllib.request.urlopen(request, timeout=_CONTROL_TIMEOUT_S) as reply:
+                answer: dict[str, Any] = json.load(reply)
+        except urllib.error.HTTPError as problem:
+            with problem:
+                raise ConfigError(f"{method} {path}: {json.load(problem).get('msg')}") from None
         return answer
 
 
