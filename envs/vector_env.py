@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,58 +13,22 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
-from pydantic import field_validator
 
 from envs import kernel
+from envs.buffers import Buffers
 from envs.compiling import entry_point
-from envs.config import StrictModel
 from envs.errors import ActionError, ConfigError
 from envs.features import FeatureTable
 from envs.futures_env import FuturesEnv
 from envs.instruments import Instrument
 from envs.market import Market
 from envs.observation import ObservationSpec
+from envs.randomisation import DomainRandomisation
 from envs.scaler import FeatureScaler
 from envs.settings import EnvConfig
 
-Range = tuple[float, float]
-
 # Below this, waking other threads costs more than they save.
 _LEAST_PARALLEL = 32
-
-
-class DomainRandomisation(StrictModel):
-    """Ranges (low, high) that each account draws from at the start of each episode. None keeps the setting.
-
-    initial_capital_usdt: wallet at the start; the logarithm is uniform.
-    slippage_bps: uniform.
-    taker_fee_multiplier: of the taker fee, uniform.
-    """
-
-    initial_capital_usdt: Range | None = None
-    slippage_bps: Range | None = None
-    taker_fee_multiplier: Range | None = None
-
-    @field_validator("*")
-    @classmethod
-    def _ordered(cls, value: Range | None) -> Range | None:
-        if value is not None and not 0.0 <= value[0] <= value[1] < math.inf:
-            raise ValueError(f"{list(value)} is no range: give [low, high] with 0 <= low <= high")
-        return value
-
-    @field_validator("initial_capital_usdt")
-    @classmethod
-    def _some_capital(cls, value: Range | None) -> Range | None:
-        if value is not None and value[0] <= 0.0:
-            raise ValueError(f"the least capital is {value[0]}; give more than 0")
-        return value
-
-    @field_validator("slippage_bps")
-    @classmethod
-    def _some_price(cls, value: Range | None) -> Range | None:
-        if value is not None and value[1] >= 10_000.0:
-            raise ValueError(f"the largest slippage is {value[1]} bps; give less than 10000")
-        return value
 
 
 class FuturesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
@@ -167,7 +130,7 @@ class FuturesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         self._orders = np.zeros((num_envs, n), kernel.ORDER_DTYPE)
         self._episodes = np.zeros(num_envs, kernel.EPISODE_DTYPE)
         self._actions = np.zeros((num_envs, n), np.float64)
-        self._buffers = _Buffers((num_envs, single.spec_observation.size))
+        self._buffers = Buffers((num_envs, single.spec_observation.size))
         self._compiled: Callable[..., None] | None = None
         self._running = False
 
@@ -455,37 +418,3 @@ def _masked(values: Mapping[str, NDArray[Any]], ended: NDArray[np.bool_]) -> dic
         found[name] = np.where(ended, one, np.zeros((), one.dtype))
         found[f"_{name}"] = ended
     return found
-
-
-class _Buffers:
-    """Arrays that are handed out, and taken back once nobody refers to them any more.
-
-    A new array of megabytes costs a page fault per 4 KB when it is first written, more than the step that writes it.
-    """
-
-    def __init__(self, shape: tuple[int, int], most: int = 4) -> None:
-        self._shape = shape
-        self._most = most
-        self._arrays: list[NDArray[np.float32]] = [np.empty(shape, np.float32)]
-        self._unreferenced = self._references(0)
-
-    def take(self) -> NDArray[np.float32]:
-        """An array that nobody refers to, float32, not initialised."""
-        for number in range(len(self._arrays)):
-            if self._references(number) == self._unreferenced:
-                return self._arrays[number]
-        if len(self._arrays) == self._most:
-            # The callers keep them: they are theirs now.
-            self._arrays.clear()
-        array = np.empty(self._shape, np.float32)
-        self._arrays.append(array)
-        return array
-
-    def _references(self, number: int) -> int:
-        return sys.getrefcount(self._arrays[number])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_shape": self._shape, "_most": self._most}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_shape"], state["_most"])  # type: ignore[misc]

@@ -18,9 +18,10 @@ import envs  # noqa: F401  (registers perpgym/Futures-v0)
 from envs.errors import ActionError, ConfigError
 from envs.futures_env import FuturesEnv
 from envs.market import Market
+from envs.randomisation import DomainRandomisation
 from envs.settings import EnvConfig
 from envs.synthetic import synthetic_market
-from envs.vector_env import DomainRandomisation, FuturesVectorEnv
+from envs.vector_env import FuturesVectorEnv
 
 CONFIG = EnvConfig(window_size=3, max_leverage=2.0)
 
@@ -145,20 +146,19 @@ def test_what_ended_is_told_of_in_the_step_that_begins_the_next(market: Market) 
     assert env.totals()["trades"][0] == 0
 
 
-def test_a_liquidated_account_terminates(market: Market) -> None:
-    rng = np.random.default_rng(0)
-    falling = synthetic_market(("BTCUSDT",), n=300, seed=2, falling=True)
-    config = EnvConfig(window_size=1, max_leverage=50.0, exchange_leverage=125)
-    env = FuturesVectorEnv(40, falling, features=counting_features(falling), config=config, random_start=True)
+def test_a_liquidated_account_terminates() -> None:
+    wild = synthetic_market(("BTCUSDT",), n=300, seed=2, volatility_annual=3.0)
+    config = EnvConfig(window_size=1, max_leverage=40.0, exchange_leverage=50)
+    env = FuturesVectorEnv(40, wild, features=counting_features(wild), config=config, random_start=True)
     env.reset(seed=3)
     liquidated = 0
-    for _ in range(100):
-        _, _, terminated, _, infos = env.step(rng.uniform(0.5, 1.0, (40, 1)))
-        if terminated.any():
+    for step in range(100):
+        _, _, terminated, _, infos = env.step(actions_for(env, step))
+        if infos:
             final = infos["final_info"]
-            liquidated += int(final["liquidated"].sum())
-            assert not final["liquidated"][~terminated].any()
-    assert liquidated > 10
+            np.testing.assert_array_equal(final["liquidated"], terminated)
+            liquidated += int(terminated.sum())
+    assert liquidated > 100
 
 
 @pytest.mark.parametrize("more", [{}, {"randomisation": DomainRandomisation(slippage_bps=(0.0, 9.0))}])

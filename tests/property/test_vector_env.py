@@ -12,9 +12,10 @@ from support import counting_features
 
 from envs.futures_env import FuturesEnv
 from envs.market import Market
+from envs.randomisation import DomainRandomisation
 from envs.settings import EnvConfig
 from envs.synthetic import synthetic_market
-from envs.vector_env import DomainRandomisation, FuturesVectorEnv
+from envs.vector_env import FuturesVectorEnv
 
 SYMBOLS = (("BTCUSDT",), ("ETHUSDT", "XRPUSDT"), ("DOGEUSDT", "BTCUSDT", "AVAXUSDT"))
 CANDLES = 90
