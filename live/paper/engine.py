@@ -24,6 +24,7 @@ from live.paper.orders import AlgoOrder, AlgoStatus, Order, Status, Trade
 EXPIRED_BY_LIQUIDATION = 5
 EXPIRED_BY_IOC = 2
 EXPIRED_UNFILLED = 9
+FIRST_ALGO_ID = 3_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class Engine:
     accounts: dict[str, Account] = field(default_factory=dict)
     outbox: list[tuple[Account, events.Event]] = field(default_factory=list)
     order_ids: Sequence = field(default_factory=Sequence)
-    algo_ids: Sequence = field(default_factory=Sequence)
+    # Far from the order ids, as on Binance: ccxt keeps both kinds in one table by their number.
+    algo_ids: Sequence = field(default_factory=lambda: Sequence(FIRST_ALGO_ID))
     partial_fill: PartialFill | None = None
 
     @property

@@ -96,6 +96,7 @@ class PaperExchange:
         for account in accounts:
             self.engine.add_account(account)
         self._enter_candle()
+        market_streams.remember_books(self)
 
     @property
     def symbols(self) -> tuple[str, ...]:

@@ -118,7 +118,6 @@ def mini_ticker(exchange: PaperExchange, symbol: str) -> Event:
 def publish_tick(exchange: PaperExchange) -> None:
     """Send what a change of prices shows, apart from klines and the streams of one symbol's price."""
     hub = exchange.hub
-    depth_sent = set()
     for name in hub.names():
         subject, _, kind = name.partition("@")
         symbol = subject.upper()
@@ -142,8 +141,12 @@ def publish_tick(exchange: PaperExchange) -> None:
             event = _depth_update(exchange, symbol, whole=False)
             if event["u"] > event["pu"]:
                 hub.send(name, event)
-                depth_sent.add(symbol)
-    for symbol in depth_sent:
+    remember_books(exchange)
+
+
+def remember_books(exchange: PaperExchange) -> None:
+    """Keep the book as it is now, for the differences to it."""
+    for symbol in exchange.symbols:
         exchange.tape.books[symbol] = (exchange.engine.clock_ms, *_best(exchange, symbol))
 
 
@@ -200,7 +203,7 @@ def _depth_update(exchange: PaperExchange, symbol: str, *, whole: bool) -> Event
     """depthUpdate: the whole book, or what has changed since the last one. The time in ms is the update's id."""
     now_ms = exchange.engine.clock_ms
     bid, ask = _best(exchange, symbol)
-    seen_ms, old_bid, old_ask = exchange.tape.books.get(symbol, (now_ms - 1, bid, ask))
+    seen_ms, old_bid, old_ask = exchange.tape.books[symbol]
     size = plain(BOOK_QUANTITY)
     bids, asks = [[plain(bid), size]], [[plain(ask), size]]
     if not whole:
