@@ -18,6 +18,7 @@ from envs.time_grid import format_time, parse_time_ms
 from live.paper.account import PaperAccount
 from live.paper.exchange import PaperExchange
 from live.paper.feeds import ReplayFeed, synthetic_feed
+from live.paper.persistence import read_header
 from live.paper.runtime import PaperServer
 
 DEFAULT_HISTORY = 1_500
@@ -89,10 +90,16 @@ def main(
     speed: Annotated[str, typer.Option(help="Candle time per wall time, or max for lock-step.")] = "1",
     wallet: Annotated[str, typer.Option(help="Opening balance in USDT.")] = "10000",
     slippage_bps: Annotated[str, typer.Option(help="Slippage of taker fills in basis points.")] = "1",
+    liquidity_share: Annotated[
+        str | None, typer.Option(help="Fraction of a candle's volume that can fill; default: no limit.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="File to keep the state in, and to go on from; default: memory only.")
+    ] = None,
     api_key: Annotated[str, typer.Option(help="API key of the account.")] = "paper",
     api_secret: Annotated[str, typer.Option(help="API secret of the account.")] = "paper",
 ) -> None:
-    """Run a Binance USD-M paper exchange until Ctrl+C. Its state lives in memory."""
+    """Run a Binance USD-M paper exchange until Ctrl+C. Its state lives in memory unless a file is given."""
     try:
         pace = parse_speed(speed)
         if candles:
@@ -100,9 +107,19 @@ def main(
                 candles, funding=funding or (), marks=mark or (), symbols=symbol, start=start, speed=pace
             )
         else:
-            feed = synthetic_feed(symbol or ["BTCUSDT"], interval=interval, seed=seed, speed=pace)
+            header = None if state is None else read_header(state)
+            begin_ms = None if header is None else header["feed"]["first_open_ms"]
+            feed = synthetic_feed(
+                symbol or ["BTCUSDT"], interval=interval, seed=seed, speed=pace, begin_ms=begin_ms
+            )
         account = PaperAccount(api_key, api_secret, _decimal("wallet", wallet))
-        exchange = PaperExchange(feed, [account], slippage_bps=_decimal("slippage-bps", slippage_bps))
+        exchange = PaperExchange(
+            feed,
+            [account],
+            slippage_bps=_decimal("slippage-bps", slippage_bps),
+            liquidity_share=None if liquidity_share is None else _decimal("liquidity-share", liquidity_share),
+            state=state,
+        )
         server = PaperServer(exchange, host=host, port=port)
     except PerpgymError as problem:
         Console(stderr=True).print(f"error: {problem}", style="red", markup=False)
@@ -111,8 +128,13 @@ def main(
     print(f"paper exchange ({market}): {', '.join(feed.market.symbols)} {exchange.interval}")
     print(f"from {format_time(feed.start_ms)}, {exchange.remaining} candles, speed {speed}")
     print(f"REST {server.rest_url}/fapi   streams {server.ws_url}   API key {api_key}")
+    if state is not None:
+        print(f"state in {state}, at {format_time(exchange.now_ms)}")
     sys.stdout.flush()
-    server.serve()
+    try:
+        server.serve()
+    finally:
+        exchange.close()
 
 
 def _decimal(name: str, text: str) -> Decimal:

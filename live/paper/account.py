@@ -1,7 +1,8 @@
 """One account of the exchange: wallet, positions, orders, trades, income.
 
 The account only books what happened; prices, margin and matching live elsewhere. At any moment
-`wallet == transfers + sum(realized PnL) - sum(commission) + sum(funding) + sum(insurance)`, exactly.
+`wallet == transfers + sum(realized PnL) - sum(commission) + sum(funding) + sum(insurance)`, exactly, and
+`wallet == cross wallet + sum(isolated wallets)`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from decimal import Decimal
 
 from envs.errors import ConfigError
 from live.paper.money import ZERO, booked
-from live.paper.orders import AlgoOrder, Income, Order, Trade
+from live.paper.orders import BOTH, LONG, SHORT, AlgoOrder, Income, MarginChange, Order, Trade
+from live.paper.positions import Position
 
 DEFAULT_LEVERAGE = 20
 
@@ -32,78 +34,38 @@ class PaperAccount:
             raise ConfigError(f"wallet_usdt is {self.wallet_usdt}; it must be a number >= 0")
 
 
-@dataclass(slots=True)
-class Position:
-    """A position in one-way mode. `quantity` is signed; all zero when flat.
-
-    `quote_flow_usdt` (minus what was bought, plus what was sold) and `fees_usdt` run since it was last flat
-    and give the break-even price.
-    """
-
-    symbol: str
-    quantity: Decimal = ZERO
-    entry_price: Decimal = ZERO
-    quote_flow_usdt: Decimal = ZERO
-    fees_usdt: Decimal = ZERO
-    realized_usdt: Decimal = ZERO
-    update_ms: int = 0
-
-    @property
-    def break_even_price(self) -> Decimal:
-        """Price at which closing would return what was paid, opening fees included; 0 when flat."""
-        if not self.quantity:
-            return ZERO
-        return booked((self.fees_usdt - self.quote_flow_usdt) / self.quantity)
-
-    def unrealized_pnl(self, price: Decimal) -> Decimal:
-        """quantity * (price - entry), in USDT."""
-        return self.quantity * (price - self.entry_price)
-
-    def reduces(self, change: Decimal) -> bool:
-        """Whether a signed change only makes the position smaller (closing it included)."""
-        return self.quantity * change < 0 and abs(change) <= abs(self.quantity)
-
-    def apply(self, change: Decimal, price: Decimal, commission: Decimal) -> Decimal:
-        """Book a fill of a signed quantity. Returns the realized PnL before the commission, in USDT."""
-        held = self.quantity
-        after = held + change
-        realized = ZERO
-        if held * change >= 0:
-            self.entry_price = booked((held * self.entry_price + change * price) / after)
-            self.quote_flow_usdt -= change * price
-            self.fees_usdt += commission
-        elif abs(change) <= abs(held):
-            realized = booked(-change * (price - self.entry_price))
-            self.quote_flow_usdt -= change * price
-            self.fees_usdt += commission
-            if not after:
-                self.entry_price = self.quote_flow_usdt = self.fees_usdt = ZERO
-        else:
-            realized = booked(held * (price - self.entry_price))
-            self.entry_price = price
-            self.quote_flow_usdt = -after * price
-            self.fees_usdt = booked(commission * abs(after / change))
-        self.quantity = after
-        self.realized_usdt += realized
-        return realized
-
-
 class Account:
-    """State of one account. See the module's docstring for the invariant."""
+    """State of one account. See the module's docstring for the invariant.
+
+    Attributes:
+        hedge_mode: LONG and SHORT positions beside each other (dual position side) instead of one BOTH.
+        isolated_symbols: symbols under isolated margin; the others are cross margined.
+        countdowns: by symbol the time at which its open orders are cancelled (countdownCancelAll), in ms.
+        margin_called: keys of the margin groups whose owner was warned (MARGIN_CALL) and has not recovered.
+        enlargements: fills so far that opened or enlarged a position.
+    """
 
     def __init__(self, config: PaperAccount, account_id: int, time_ms: int) -> None:
         self.api_key = config.api_key
         self.secret = config.api_secret.encode()
         self.account_id = account_id
         self.wallet_usdt = ZERO
-        self.positions: dict[str, Position] = {}
+        self.positions: dict[tuple[str, str], Position] = {}
         self.leverage: dict[str, int] = {}
+        self.hedge_mode = False
+        self.isolated_symbols: set[str] = set()
+        self.fee_burn = False
         self.orders: dict[int, Order] = {}
         self.open_orders: dict[int, Order] = {}
         self.algo_orders: dict[int, AlgoOrder] = {}
         self.open_algo_orders: dict[int, AlgoOrder] = {}
+        self.triggered: dict[int, AlgoOrder] = {}
+        self.countdowns: dict[str, int] = {}
         self.trades: dict[str, list[Trade]] = {}
         self.income: list[Income] = []
+        self.margin_changes: list[MarginChange] = []
+        self.margin_called: set[tuple[str, str]] = set()
+        self.enlargements = 0
         self.update_ms = time_ms
         self._orders_by_client_id: dict[str, Order] = {}
         self._algo_by_client_id: dict[str, AlgoOrder] = {}
@@ -118,16 +80,42 @@ class Account:
         """Binance's account alias, a short opaque name."""
         return f"Paper{self.account_id}"
 
-    def position(self, symbol: str) -> Position:
-        """The position of a symbol, made on first use."""
-        found = self.positions.get(symbol)
+    @property
+    def cross_wallet_usdt(self) -> Decimal:
+        """The wallet without what is set aside for isolated positions."""
+        if not self.isolated_symbols:
+            return self.wallet_usdt
+        return self.wallet_usdt - sum((p.isolated_wallet_usdt for p in self.positions.values()), ZERO)
+
+    # --- positions ------------------------------------------------------------------------------------
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Position sides of the account's mode."""
+        return (LONG, SHORT) if self.hedge_mode else (BOTH,)
+
+    def position(self, symbol: str, side: str = BOTH) -> Position:
+        """The position of a symbol and side, made on first use."""
+        found = self.positions.get((symbol, side))
         if found is None:
-            found = self.positions[symbol] = Position(symbol)
+            found = self.positions[symbol, side] = Position(symbol, side)
         return found
+
+    def positions_of(self, symbol: str) -> list[Position]:
+        """The positions of a symbol in the account's mode."""
+        return [self.position(symbol, side) for side in self.sides]
+
+    def position_for(self, order: Order | AlgoOrder) -> Position:
+        """The position that an order is about."""
+        return self.position(order.symbol, order.position_side)
 
     def held(self) -> Iterator[Position]:
         """Positions that are not flat."""
         return (position for position in self.positions.values() if position.quantity)
+
+    def is_isolated(self, symbol: str) -> bool:
+        """Whether a symbol is under isolated margin."""
+        return symbol in self.isolated_symbols
 
     # --- orders ---------------------------------------------------------------------------------------
 
@@ -147,6 +135,14 @@ class Account:
             return self.orders.get(order_id)
         return self._orders_by_client_id.get(client_order_id or "")
 
+    def open_orders_of(self, symbol: str, side: str | None = None) -> list[Order]:
+        """Open orders of a symbol, of one position side or all."""
+        return [
+            order
+            for order in self.open_orders.values()
+            if order.symbol == symbol and (side is None or order.position_side == side)
+        ]
+
     def add_algo_order(self, algo: AlgoOrder) -> None:
         """Keep a new conditional order."""
         self.algo_orders[algo.algo_id] = algo
@@ -163,6 +159,14 @@ class Account:
             return self.algo_orders.get(algo_id)
         return self._algo_by_client_id.get(client_algo_id or "")
 
+    def open_algo_orders_of(self, symbol: str, side: str | None = None) -> list[AlgoOrder]:
+        """Waiting conditional orders of a symbol, of one position side or all."""
+        return [
+            algo
+            for algo in self.open_algo_orders.values()
+            if algo.symbol == symbol and (side is None or algo.position_side == side)
+        ]
+
     # --- booking --------------------------------------------------------------------------------------
 
     def book_income(
@@ -175,6 +179,14 @@ class Account:
         self.update_ms = time_ms
         self.income.append(Income(income_type, amount, symbol, time_ms, len(self.income) + 1, trade_id))
 
+    def move_margin(self, position: Position, amount: Decimal, cause: str, time_ms: int) -> None:
+        """Move cross wallet into an isolated position's wallet, or back when `amount` is negative."""
+        if not amount:
+            return
+        position.isolated_wallet_usdt += amount
+        position.update_ms = self.update_ms = time_ms
+        self.margin_changes.append(MarginChange(position.symbol, position.side, amount, cause, time_ms))
+
     def book_fill(
         self,
         order: Order,
@@ -186,8 +198,14 @@ class Account:
         time_ms: int,
     ) -> Trade:
         """Book one fill of `order`: position, wallet, income and trade."""
-        position = self.position(order.symbol)
-        realized = position.apply(quantity * order.side.sign, price, commission)
+        position = self.position_for(order)
+        change = quantity * order.side.sign
+        if position.closed_by(change) < quantity:
+            self.enlargements += 1
+        if self.is_isolated(order.symbol):
+            moved = position.margin_moved_by(change, price, commission, self.leverage[order.symbol])
+            self.move_margin(position, moved, "TRADE", time_ms)
+        realized = position.apply(change, price, commission)
         position.update_ms = time_ms
         trades = self.trades.setdefault(order.symbol, [])
         quote = booked(quantity * price)

@@ -23,6 +23,7 @@ from envs.account import Side
 from envs.errors import ConfigError
 from live.paper import desk
 from live.paper.account import Account
+from live.paper.closing import liquidate
 from live.paper.errors import ApiError, refusal
 from live.paper.exchange import PaperExchange
 from live.paper.fault_specs import Action, FaultSchedule, parse_fault
@@ -217,7 +218,7 @@ class Control:
         if not symbols:
             raise ApiError(-1130, f"The account {action.api_key!r} holds nothing that could be liquidated.")
         self._exchange.tick()
-        self._exchange.engine.liquidate(account)
+        liquidate(self._exchange.engine, account)
         self._exchange.flush()
         return {"symbols": symbols}
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import secrets
-from decimal import Decimal
 
-from envs.account import Side
 from envs.instruments import Instrument
-from live.paper import events, filters
+from live.paper import filters
 from live.paper.account import Account
-from live.paper.engine import EXPIRED_BY_IOC, EXPIRED_UNFILLED, Engine
+from live.paper.engine import Engine, by_priority
 from live.paper.errors import refusal
-from live.paper.margin import margin_of_account
+from live.paper.matching import (
+    PRICE_MATCHES,
+    check_exposure,
+    crosses,
+    matched_price,
+    position_side_of,
+    take_or_rest,
+)
 from live.paper.money import ZERO
-from live.paper.orders import AlgoOrder, AlgoRequest, AlgoStatus, Order, OrderRequest, Status
+from live.paper.orders import BOTH, Order, OrderRequest, Status
 
-MAX_OPEN_ALGO_ORDERS = 200
+MAX_OPEN_ORDERS = 200
+SELF_TRADE_PREVENTIONS = frozenset({"NONE", "EXPIRE_TAKER", "EXPIRE_MAKER", "EXPIRE_BOTH"})
+_GOOD_TILL_AHEAD_MS = 600_000
+_GOOD_TILL_LATEST_MS = 253_402_300_799_000
 
 
 def instrument_of(engine: Engine, symbol: str) -> Instrument:
@@ -41,26 +49,22 @@ def prepare_order(engine: Engine, account: Account, request: OrderRequest) -> Or
         raise refusal(-1116)
     if not market and request.time_in_force not in filters.TIMES_IN_FORCE:
         raise refusal(-1115)
-    if request.position_side != "BOTH":
-        raise refusal(-4061)
+    check_good_till(engine, request.time_in_force, request.good_till_ms)
+    check_options(request.self_trade_prevention, request.price_match, limit=not market)
+    position_side = position_side_of(account, request.position_side)
+    check_reduce_only(position_side, request.reduce_only)
     client_id = request.client_order_id or new_client_id()
     filters.check_client_id(client_id)
     if any(order.client_order_id == client_id for order in account.open_orders.values()):
         raise refusal(-4116)
-    last = engine.prices[request.symbol]
-    sign = request.side.sign
+    last, mark = engine.prices[request.symbol], engine.mark(request.symbol)
+    price = ZERO if market else request.price
+    if request.price_match != "NONE":
+        price = matched_price(instrument, request.side, last, request.price_match)
     filters.check_quantity(instrument, request.quantity, market=market)
     if not market:
-        filters.check_price(instrument, request.price)
-        filters.check_percent_price(instrument, sign, request.price, last)
-    if not request.reduce_only:
-        filters.check_notional(instrument, request.quantity * (last if market else request.price))
-    quantity = request.quantity
-    held = account.position(request.symbol).quantity
-    if request.reduce_only:
-        if held * sign >= 0:
-            raise refusal(-2022)
-        quantity = min(quantity, abs(held)) if market else quantity
+        filters.check_price(instrument, price)
+        filters.check_percent_price(instrument, request.side.sign, price, mark)
     order = Order(
         order_id=0,
         client_order_id=client_id,
@@ -68,48 +72,37 @@ def prepare_order(engine: Engine, account: Account, request: OrderRequest) -> Or
         side=request.side,
         type=request.type,
         time_in_force="GTC" if market else request.time_in_force,
-        quantity=quantity,
-        price=ZERO if market else request.price,
+        quantity=request.quantity,
+        price=price,
         reduce_only=request.reduce_only,
-        position_side="BOTH",
+        position_side=position_side,
         working_type=request.working_type,
         time_ms=engine.clock_ms,
         update_ms=engine.clock_ms,
         orig_type=request.type,
+        # Binance keeps goodTillDate to the second.
+        good_till_ms=request.good_till_ms // 1000 * 1000,
+        price_match=request.price_match,
+        self_trade_prevention=request.self_trade_prevention,
     )
-    _check_crossing(order, last)
-    _check_exposure(engine, account, order)
+    if not order.only_reduces:
+        filters.check_notional(instrument, request.quantity * (mark if market else price))
+    if order.only_reduces:
+        _cut_to_position(account, order)
+    if len(account.open_orders_of(request.symbol)) >= MAX_OPEN_ORDERS:
+        raise refusal(-2025)
+    _check_crossing(engine, account, order)
+    check_exposure(engine, account, order, last)
     return order
 
 
 def place_order(engine: Engine, account: Account, request: OrderRequest) -> Order:
-    """Accept an order and fill it if it can be filled now."""
+    """Accept an order, fill it as far as it takes, and rest what is left."""
     order = prepare_order(engine, account, request)
     order.order_id = engine.order_ids.next()
     engine.accept(account, order)
-    last = engine.prices[order.symbol]
-    if order.type == "MARKET" or _crosses(order, last):
-        _take(engine, account, order)
-    elif order.time_in_force == "IOC":
-        engine.end_order(account, order, Status.EXPIRED, reason=EXPIRED_BY_IOC)
+    take_or_rest(engine, account, order, engine.prices[order.symbol])
     return order
-
-
-def _take(engine: Engine, account: Account, order: Order) -> None:
-    """Fill what can be filled now. The rest of a MARKET order expires, that of a LIMIT order may rest."""
-    wanted = _fillable(account, order)
-    price = _taker_price(engine, order)
-    whole = order.time_in_force == "FOK"
-    for quantity in [wanted] if whole else engine.pieces(order.symbol, wanted):
-        engine.fill(account, order, price, quantity=quantity)
-        wanted -= quantity
-    if order.is_open:
-        if order.type == "MARKET":
-            engine.end_order(account, order, Status.EXPIRED, reason=EXPIRED_UNFILLED if wanted else 0)
-        elif order.time_in_force == "IOC":
-            engine.end_order(account, order, Status.EXPIRED, reason=EXPIRED_BY_IOC)
-        elif not wanted:
-            engine.end_order(account, order, Status.EXPIRED)
 
 
 def cancel_order(engine: Engine, account: Account, order: Order | None) -> Order:
@@ -123,140 +116,65 @@ def cancel_order(engine: Engine, account: Account, order: Order | None) -> Order
 def cancel_all(engine: Engine, account: Account, symbol: str) -> None:
     """Cancel a symbol's open orders. Algo orders stay, as on Binance."""
     instrument_of(engine, symbol)
-    for order in [o for o in account.open_orders.values() if o.symbol == symbol]:
+    for order in account.open_orders_of(symbol):
         engine.end_order(account, order, Status.CANCELED)
 
 
-def place_algo_order(engine: Engine, account: Account, request: AlgoRequest) -> AlgoOrder:
-    """Accept a conditional order. Margin is not looked at before it triggers."""
-    instrument = instrument_of(engine, request.symbol)
-    if request.type not in filters.SUPPORTED_CONDITIONAL_TYPES:
-        raise refusal(-1116)
-    if request.position_side != "BOTH":
-        raise refusal(-4061)
-    client_id = request.client_algo_id or new_client_id()
-    filters.check_client_id(client_id)
-    if any(algo.client_algo_id == client_id for algo in account.open_algo_orders.values()):
-        raise refusal(-4116)
-    if request.close_position:
-        if request.quantity:
-            raise refusal(-4137)
-        if request.reduce_only:
-            raise refusal(-4138)
-    else:
-        filters.check_quantity(instrument, request.quantity, market=True)
-        if not request.reduce_only:
-            filters.check_notional(instrument, request.quantity * request.trigger_price)
-    filters.check_price(instrument, request.trigger_price)
-    algo = AlgoOrder(
-        algo_id=0,
-        client_algo_id=client_id,
-        symbol=request.symbol,
-        side=request.side,
-        type=request.type,
-        trigger_price=request.trigger_price,
-        quantity=request.quantity,
-        close_position=request.close_position,
-        reduce_only=request.reduce_only,
-        time_in_force=request.time_in_force,
-        position_side="BOTH",
-        working_type=request.working_type,
-        price_protect=request.price_protect,
-        time_ms=engine.clock_ms,
-        update_ms=engine.clock_ms,
-    )
-    last = engine.prices[request.symbol]
-    if last <= algo.trigger_price if algo.triggers_falling else last >= algo.trigger_price:
-        raise refusal(-2021)
-    if len(account.open_algo_orders) >= MAX_OPEN_ALGO_ORDERS:
-        raise refusal(-4045)
-    algo.algo_id = engine.algo_ids.next()
-    account.add_algo_order(algo)
-    engine.emit_algo(account, algo)
-    return algo
-
-
-def cancel_algo_order(engine: Engine, account: Account, algo: AlgoOrder | None) -> AlgoOrder:
-    """Cancel a waiting conditional order: -2013 when it is unknown, -2011 when it has ended."""
-    if algo is None:
-        raise refusal(-2013)
-    if not algo.is_open:
-        raise refusal(-2011)
-    engine.end_algo(account, algo, AlgoStatus.CANCELED)
-    return algo
-
-
-def cancel_all_algo_orders(engine: Engine, account: Account, symbol: str) -> None:
-    """Cancel a symbol's waiting conditional orders."""
-    instrument_of(engine, symbol)
-    for algo in [a for a in account.open_algo_orders.values() if a.symbol == symbol]:
-        engine.end_algo(account, algo, AlgoStatus.CANCELED)
-
-
-def set_leverage(engine: Engine, account: Account, symbol: str, leverage: int) -> None:
-    """Change a symbol's leverage: -4028 out of range, -2027 position too large, -2028 margin too small."""
-    instrument = instrument_of(engine, symbol)
-    if not 1 <= leverage <= instrument.max_leverage:
-        raise refusal(-4028, leverage)
-    notional = abs(account.position(symbol).quantity) * engine.prices[symbol]
-    if notional > instrument.max_notional_usdt(leverage):
-        raise refusal(-2027)
-    if leverage < account.leverage[symbol] and notional:
-        wanted = {**account.leverage, symbol: leverage}
-        figures = margin_of_account(account, engine.instruments, engine.prices, wanted)
-        if figures.initial > figures.equity:
-            raise refusal(-2028)
-    changed = account.leverage[symbol] != leverage
-    account.leverage[symbol] = leverage
-    if changed:
-        engine.emit(account, events.leverage_update(symbol, leverage, engine.clock_ms))
-
-
-def _check_crossing(order: Order, last: Decimal) -> None:
-    """Post-only must not take (-5022), fill-or-kill must fill at once (-5021)."""
-    if order.time_in_force == "GTX" and _crosses(order, last):
-        raise refusal(-5022)
-    if order.time_in_force == "FOK" and not _crosses(order, last):
-        raise refusal(-5021)
-
-
-def _check_exposure(engine: Engine, account: Account, order: Order) -> None:
-    """Largest position at the leverage (-2027) and initial margin (-2019), for what enlarges exposure."""
-    position = account.position(order.symbol)
-    change = order.quantity * order.side.sign
-    if order.reduce_only or position.reduces(change):
+def check_good_till(engine: Engine, time_in_force: str, good_till_ms: int) -> None:
+    """A GTD order needs a goodTillDate more than 600 s ahead (-1102, -5040); no other order has one (-1106)."""
+    if time_in_force != "GTD":
+        if good_till_ms:
+            raise refusal(-1106, "goodTillDate")
         return
-    takes = order.type == "MARKET" or _crosses(order, engine.prices[order.symbol])
-    price = _taker_price(engine, order) if takes else order.price
-    leverage = account.leverage[order.symbol]
-    largest = engine.instruments[order.symbol].max_notional_usdt(leverage)
-    if abs(position.quantity + change) * price > largest:
-        raise refusal(-2027)
-    reserved = ZERO
-    if account.open_orders:
-        figures = margin_of_account(account, engine.instruments, engine.prices, account.leverage)
-        reserved = figures.open_order_initial
-    if not engine.can_afford(account, order.symbol, change, price, maker=not takes, reserved=reserved):
-        raise refusal(-2019)
+    if not good_till_ms:
+        raise refusal(-1102, "goodTillDate")
+    if not engine.clock_ms + _GOOD_TILL_AHEAD_MS < good_till_ms < _GOOD_TILL_LATEST_MS:
+        raise refusal(-5040)
 
 
-def _crosses(order: Order, last: Decimal) -> bool:
-    """Whether a LIMIT order would take at the last price."""
-    if order.type != "LIMIT":
-        return False
-    return order.price >= last if order.side is Side.BUY else order.price <= last
+def check_options(self_trade_prevention: str, price_match: str, *, limit: bool) -> None:
+    """selfTradePreventionMode (-5039) and priceMatch (-5037; -5038 on an order that is no LIMIT)."""
+    if self_trade_prevention not in SELF_TRADE_PREVENTIONS:
+        raise refusal(-5039)
+    if price_match == "NONE":
+        return
+    if price_match not in PRICE_MATCHES:
+        raise refusal(-5037)
+    if not limit:
+        raise refusal(-5038)
 
 
-def _taker_price(engine: Engine, order: Order) -> Decimal:
-    """Fill price now: the last price with slippage, for LIMIT orders never beyond the limit."""
-    price = engine.taker_price(engine.prices[order.symbol], order.side)
-    if order.type != "LIMIT":
-        return price
-    return min(price, order.price) if order.side is Side.BUY else max(price, order.price)
+def check_reduce_only(position_side: str, reduce_only: bool) -> None:
+    """Hedge mode knows no reduceOnly: there the position side says what closes (-1106)."""
+    if reduce_only and position_side != BOTH:
+        raise refusal(-1106, "reduceonly")
 
 
-def _fillable(account: Account, order: Order) -> Decimal:
-    """What of the order may fill: a reduce-only order never more than the position."""
-    if not order.reduce_only:
-        return order.remaining
-    return min(order.remaining, abs(account.position(order.symbol).quantity))
+def _cut_to_position(account: Account, order: Order) -> None:
+    """What only reduces needs something to reduce that better orders leave to it: -2022.
+
+    A MARKET order comes before everything that rests, and is cut at the position; so is a LIMIT order, but only
+    when it fills. In hedge mode an order larger than the position is refused.
+    """
+    position = account.position_for(order)
+    held = abs(position.quantity)
+    if position.quantity * order.side.sign >= 0:
+        raise refusal(-2022)
+    if order.position_side != BOTH and order.quantity > held:
+        raise refusal(-2022)
+    if order.type == "MARKET" or order.time_in_force == "FOK":
+        order.quantity = min(order.quantity, held)
+        return
+    # Nearer prices are served first; an order at the same price is older.
+    better = [o for o in by_priority(account, position) if (o.price - order.price) * order.side.sign >= 0]
+    if sum((other.remaining for other in better), ZERO) >= held:
+        raise refusal(-2022)
+
+
+def _check_crossing(engine: Engine, account: Account, order: Order) -> None:
+    """Post-only must not take (-5022), fill-or-kill must fill wholly at once (-5021)."""
+    takes = crosses(order, engine.prices[order.symbol])
+    if order.time_in_force == "GTX" and takes:
+        raise refusal(-5022)
+    if order.time_in_force == "FOK" and not (takes and engine.fillable(account, order) == order.quantity):
+        raise refusal(-5021)

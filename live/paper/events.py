@@ -7,9 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from envs.instruments import Instrument
-from live.paper.account import Account, Position
+from live.paper.account import Account
+from live.paper.margin import PositionMargin
 from live.paper.money import amount_text, plain, price_text, quantity_text
 from live.paper.orders import AlgoOrder, Order, Trade
+from live.paper.positions import Position
 
 Event = dict[str, Any]
 
@@ -25,7 +27,7 @@ def order_trade_update(
     asks: Decimal,
     reason: int = 0,
 ) -> Event:
-    """ORDER_TRADE_UPDATE. `execution` is Binance's x (NEW, TRADE, CANCELED, EXPIRED, CALCULATED)."""
+    """ORDER_TRADE_UPDATE. `execution` is Binance's x: NEW, TRADE, AMENDMENT, CANCELED, EXPIRED, CALCULATED."""
     decimals = instrument.quantity_precision
     body: Event = {
         "s": order.symbol,
@@ -57,11 +59,14 @@ def order_trade_update(
         "pP": order.price_protect,
         "si": 0,
         "ss": 0,
-        "V": "EXPIRE_MAKER",
-        "pm": "NONE",
-        "gtd": 0,
+        "V": order.self_trade_prevention,
+        "pm": order.price_match,
+        "gtd": order.good_till_ms,
         "er": str(reason),
     }
+    if order.callback_rate_percent:
+        body["AP"] = plain(order.activate_price)
+        body["cr"] = plain(order.callback_rate_percent)
     if trade:
         body["N"] = "USDT"
         body["n"] = amount_text(trade.commission_usdt)
@@ -107,7 +112,7 @@ def account_update(
             {
                 "a": "USDT",
                 "wb": amount_text(account.wallet_usdt),
-                "cw": amount_text(account.wallet_usdt),
+                "cw": amount_text(account.cross_wallet_usdt),
                 "bc": amount_text(balance_change) if balance_change is not None else "0",
             }
         ],
@@ -119,9 +124,9 @@ def account_update(
                 "bep": plain(position.break_even_price),
                 "cr": amount_text(position.realized_usdt),
                 "up": amount_text(position.unrealized_pnl(mark)),
-                "mt": "cross",
-                "iw": "0",
-                "ps": "BOTH",
+                "mt": "isolated" if account.is_isolated(position.symbol) else "cross",
+                "iw": amount_text(position.isolated_wallet_usdt) if position.isolated_wallet_usdt else "0",
+                "ps": position.side,
             }
             for position, mark, instrument in positions
         ],
@@ -155,19 +160,45 @@ def algo_update(instrument: Instrument, algo: AlgoOrder, time_ms: int) -> Event:
             "aq": quantity_text(order.executed_quantity, decimals) if order else "0",
             "act": order.type if order else "",
             "tp": price_text(algo.trigger_price, instrument.price_precision),
-            "p": "0",
-            "V": "EXPIRE_MAKER",
+            "p": plain(algo.price),
+            "V": algo.self_trade_prevention,
             "wt": algo.working_type,
-            "pm": "NONE",
+            "pm": algo.price_match,
             "cp": algo.close_position,
             "pP": algo.price_protect,
             "R": algo.reduce_only,
             "tt": algo.trigger_ms,
-            "gtd": 0,
+            "gtd": algo.good_till_ms,
             "rm": algo.reason,
-            "ia": False,
+            "ia": algo.extreme_price is not None,
         },
     }
+
+
+def margin_call(
+    time_ms: int, cross_wallet: Decimal | None, rows: Iterable[tuple[PositionMargin, Instrument]]
+) -> Event:
+    """MARGIN_CALL: positions near their liquidation. `cross_wallet` is None for an isolated one."""
+    event: Event = {
+        "e": "MARGIN_CALL",
+        "E": time_ms,
+        "p": [
+            {
+                "s": row.position.symbol,
+                "ps": row.position.side,
+                "pa": quantity_text(row.position.quantity, instrument.quantity_precision),
+                "mt": "ISOLATED" if row.isolated else "CROSSED",
+                "iw": amount_text(row.position.isolated_wallet_usdt) if row.isolated else "0",
+                "mp": amount_text(row.mark_price),
+                "up": amount_text(row.unrealized),
+                "mm": amount_text(row.maintenance),
+            }
+            for row, instrument in rows
+        ],
+    }
+    if cross_wallet is not None:
+        event["cw"] = amount_text(cross_wallet)
+    return event
 
 
 def leverage_update(symbol: str, leverage: int, time_ms: int) -> Event:

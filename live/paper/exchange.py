@@ -4,8 +4,9 @@ Lock-step state machine. At rest the clock stands at `o`, the open time of the n
 closed, the last price is open_k, funding at `o` has been booked on the positions held then, and liquidation
 at the open was checked. Orders fill at open_k. `advance` then
 
-1. books the funding inside candle k, 2. plays candle k and sends its user events, at the close time,
-3. sends the closed kline of every symbol, 4. moves to open_{k+1}: funding at the boundary, liquidation check.
+1. lets end what ends by the clock within candle k and books the funding inside it, 2. plays candle k and sends
+its user events, at the close time, 3. sends the closed kline of every symbol, 4. moves to open_{k+1}: funding at
+the boundary, liquidation check, LIMIT orders that the open has jumped over.
 
 After the last candle the price stays at its close and the clock at the open time of the candle that is not
 there.
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from envs.candles import interval_name
@@ -24,14 +26,17 @@ from envs.instruments import Instrument, default_instruments, get_instruments
 from live.paper import market_events, market_streams
 from live.paper.account import PaperAccount
 from live.paper.auth import TimeRules
+from live.paper.closing import cover_shortfall, liquidate_where_due, warn_where_due
 from live.paper.engine import Engine, EngineSettings
 from live.paper.errors import ApiError
 from live.paper.feeds import ReplayFeed
 from live.paper.history import Forming, MarketHistory
 from live.paper.limits import LimitSettings
 from live.paper.money import exact
+from live.paper.persistence import StateFile
 from live.paper.play import fill_crossed_limits, jump_prices, move_prices, play_candle
 from live.paper.streams import Hub
+from live.paper.timers import run_timers
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,11 @@ class ClockSkew:
 
 
 class PaperExchange:
-    """One exchange over one feed. Synchronous: whoever runs it calls from one thread."""
+    """One exchange over one feed. Synchronous: whoever runs it calls from one thread.
+
+    `liquidity_share` and `max_fill_quantity` limit how much fills at once; see `EngineSettings`. `state` is a
+    file that the exchange's state is kept in; if it is there, the exchange goes on from it.
+    """
 
     def __init__(
         self,
@@ -72,6 +81,9 @@ class PaperExchange:
         slippage_bps: Decimal = Decimal(0),
         instruments: Mapping[str, Instrument] | None = None,
         limits: LimitSettings | None = None,
+        liquidity_share: Decimal | None = None,
+        max_fill_quantity: Mapping[str, Decimal] | None = None,
+        state: Path | None = None,
         wall_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,7 +94,15 @@ class PaperExchange:
         self.interval = interval_name(feed.market.interval_ms)
         self.index = feed.start_index
         self.hub = Hub(monotonic_s)
-        self.engine = Engine(EngineSettings(rules, slippage_bps), feed.start_ms, {})
+        settings = EngineSettings(
+            rules,
+            slippage_bps,
+            max_fill_quantity=max_fill_quantity or {},
+            liquidity_share=liquidity_share,
+        )
+        self.engine = Engine(settings, feed.start_ms, {})
+        self.between = False
+        self.inside_booked = False
         self.forming: dict[str, Forming] = {}
         self.limit_settings = LimitSettings() if limits is None else limits
         self.tape = market_streams.Tape()
@@ -96,7 +116,11 @@ class PaperExchange:
         for account in accounts:
             self.engine.add_account(account)
         self._enter_candle()
+        self._state = None if state is None else StateFile.open(state, self)
+        if self.between and self.lock_step:
+            self.open_candle()
         market_streams.remember_books(self)
+        self.flush()
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -133,7 +157,29 @@ class PaperExchange:
 
     def tick(self) -> None:
         """Bring the engine's clock up to feed time, before a request is served."""
-        self.engine.clock_ms = max(self.engine.clock_ms, self.now_ms)
+        self.run_timers(self.now_ms)
+
+    def run_timers(self, until_ms: int) -> None:
+        """Let end what ends by the clock, and set the engine's clock to `until_ms` unless it is further."""
+        run_timers(self.engine, until_ms)
+        self.engine.clock_ms = max(self.engine.clock_ms, until_ms)
+
+    def resume(self, index: int, *, between: bool, inside_booked: bool) -> None:
+        """Stand where a saved state stood: at this candle, or between the one before and its open."""
+        self.index = index
+        self.between = between
+        self.inside_booked = inside_booked
+        if between or not self.remaining:
+            self.forming = {}
+        else:
+            self._begin_forming()
+
+    def close(self) -> None:
+        """Save what is left to save and let go of the state file."""
+        if self._state is not None:
+            self._state.save(self, always=True)
+            self._state.close()
+            self._state = None
 
     def time_rules(self) -> TimeRules:
         """What request timestamps are judged by at this moment."""
@@ -174,7 +220,7 @@ class PaperExchange:
             raise ApiError(-1130, "This exchange runs by the clock; only a lock-step exchange is advanced.")
         if self.remaining:
             self.book_funding_inside()
-            self.engine.clock_ms = self.close_ms
+            self.run_timers(self.close_ms)
             play_candle(self.engine, self.history.candle(self.index))
             self.end_candle()
             self.open_candle()
@@ -190,12 +236,15 @@ class PaperExchange:
     def book_funding_inside(self) -> None:
         """Book what the present candle has of funding strictly inside it."""
         funding = self.history.funding_inside(self.index)
-        if funding:
-            self.engine.clock_ms = self.history.funding_time_inside(self.index)
+        if funding and not self.inside_booked:
+            self.run_timers(self.history.funding_time_inside(self.index))
             self.engine.book_funding(funding)
+        self.inside_booked = True
 
     def move_to(self, prices: Mapping[str, Decimal], share: float) -> None:
         """Move prices in straight lines, with `share` of the candle's volume, and tell the streams."""
+        self.run_timers(self.engine.clock_ms)
+        self._renew_liquidity(share)
         move_prices(self.engine, prices)
         row = self.feed.market.volume[self.index]
         for column, symbol in enumerate(self.symbols):
@@ -207,10 +256,18 @@ class PaperExchange:
             market_events.publish_tick(self, symbol)
         market_streams.publish_tick(self)
 
+    def retrace(self, prices: Mapping[str, Decimal], share: float) -> None:
+        """Let the forming candle have seen prices from before a restart."""
+        row = self.feed.market.volume[self.index]
+        for column, symbol in enumerate(self.symbols):
+            self.forming[symbol].trade(float(prices[symbol]), float(row[column]) * share)
+
     def end_candle(self) -> None:
         """Close the present candle: user events first, then every symbol's closed kline."""
-        self.flush()
         self.index += 1
+        self.between = True
+        self.inside_booked = False
+        self.flush()
         closed_ms = self.history.open_time_ms(self.index - 1)
         self.forming = {}
         for symbol in self.symbols:
@@ -221,16 +278,19 @@ class PaperExchange:
     def open_candle(self) -> None:
         """Move to the next candle's open: funding at the boundary, liquidation, crossed LIMIT orders."""
         self._enter_candle()
+        self.between = False
+        self.run_timers(self.engine.clock_ms)
         if self.remaining:
             self.engine.book_funding(self.history.funding_at_open(self.index))
-        self.engine.liquidate_where_due()
+        liquidate_where_due(self.engine)
         if self.lock_step:
             # Triggers that the gap jumped over wait for the candle to play, as in the simulator.
             fill_crossed_limits(self.engine)
         else:
             jump_prices(self.engine, self.engine.prices)
         for account in self.engine.accounts.values():
-            self.engine.cover_shortfall(account)
+            cover_shortfall(self.engine, account)
+        warn_where_due(self.engine)
         self.flush()
         for symbol in self.symbols:
             market_events.publish_tick(self, symbol)
@@ -239,7 +299,11 @@ class PaperExchange:
             self.on_candle()
 
     def flush(self) -> None:
-        """Send what the engine has to tell the accounts' owners."""
+        """Save what has changed, then send what the engine has to tell the accounts' owners."""
+        if self._state is not None:
+            self._state.save(self)
+        self.engine.changed_orders.clear()
+        self.engine.changed_algos.clear()
         if self.engine.outbox:
             outbox, self.engine.outbox = self.engine.outbox, []
             self.hub.send_to_accounts(outbox)
@@ -248,15 +312,27 @@ class PaperExchange:
     def _enter_candle(self) -> None:
         open_ms = self.history.open_time_ms(self.index)
         self.engine.clock_ms = open_ms
+        self.engine.marks = {}
         if self.remaining:
             self.engine.prices = self.history.opens(self.index)
-            row = self.feed.market.open[self.index].tolist()
-            self.forming = {
-                symbol: Forming.at(open_ms, price) for symbol, price in zip(self.symbols, row, strict=True)
-            }
+            self._begin_forming()
+            if self.lock_step:
+                self._renew_liquidity(1.0)
         else:
             self.engine.prices = self.history.closes(self.index - 1)
             self.forming = {}
+
+    def _begin_forming(self) -> None:
+        open_ms = self.history.open_time_ms(self.index)
+        row = self.feed.market.open[self.index].tolist()
+        self.forming = {
+            symbol: Forming.at(open_ms, price) for symbol, price in zip(self.symbols, row, strict=True)
+        }
+
+    def _renew_liquidity(self, share: float) -> None:
+        row = self.feed.market.volume[self.index].tolist()
+        volumes = {symbol: exact(volume * share) for symbol, volume in zip(self.symbols, row, strict=True)}
+        self.engine.renew_liquidity(volumes)
 
     # --- market data ----------------------------------------------------------------------------------
 

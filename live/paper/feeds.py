@@ -63,16 +63,19 @@ def synthetic_feed(
     history: int = 1_500,
     seed: int = 0,
     speed: float | None = None,
+    begin_ms: int | None = None,
 ) -> ReplayFeed:
     """A feed over a seeded synthetic market of `history` closed candles and `candles` to be played.
 
     At speed 1 the first candle to be played is the one that is open now on the wall clock, so that the
     exchange runs in real time; else the market begins at a fixed date and a seed gives the same prices
-    always.
+    always. `begin_ms` is the open time of the first candle of a market that was made before.
     """
     interval_ms = interval_to_ms(interval)
     start: int | str = "2023-01-01"
-    if speed == 1.0:
+    if begin_ms is not None:
+        start = begin_ms
+    elif speed == 1.0:
         now_ms = int(time.time() * 1000)
         offset_ms = grid_offset_ms(interval_ms)
         start = now_ms - (now_ms - offset_ms) % interval_ms - history * interval_ms

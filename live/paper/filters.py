@@ -13,8 +13,7 @@ ORDER_TYPES = frozenset({"LIMIT", "MARKET"})
 CONDITIONAL_TYPES = frozenset(
     {"STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET"}
 )
-SUPPORTED_CONDITIONAL_TYPES = frozenset({"STOP_MARKET", "TAKE_PROFIT_MARKET"})
-TIMES_IN_FORCE = frozenset({"GTC", "IOC", "FOK", "GTX"})
+TIMES_IN_FORCE = frozenset({"GTC", "IOC", "FOK", "GTX", "GTD"})
 WORKING_TYPES = frozenset({"CONTRACT_PRICE", "MARK_PRICE"})
 
 _CLIENT_ID = re.compile(r"[.A-Z:/a-z0-9_-]{1,36}")
@@ -60,6 +59,16 @@ def check_percent_price(instrument: Instrument, side_sign: int, price: Decimal, 
         raise refusal(-4016, plain(highest))
     if side_sign < 0 and price < lowest:
         raise refusal(-4024, plain(lowest))
+
+
+def check_stop_price(instrument: Instrument, side_sign: int, price: Decimal, trigger: Decimal) -> None:
+    """PERCENT_PRICE of a conditional LIMIT order, measured from its trigger: -4183, -4184."""
+    highest = trigger * instrument.price_multiplier_up
+    lowest = trigger * instrument.price_multiplier_down
+    if side_sign > 0 and price > highest:
+        raise refusal(-4183, plain(highest))
+    if side_sign < 0 and price < lowest:
+        raise refusal(-4184, plain(lowest))
 
 
 def check_notional(instrument: Instrument, notional: Decimal) -> None:

@@ -82,8 +82,8 @@ def kline(
 
 
 def mark_price(exchange: PaperExchange, symbol: str) -> Event:
-    """markPriceUpdate. Mark and index are the last price."""
-    price = amount_text(exchange.engine.prices[symbol])
+    """markPriceUpdate. The index is the mark price."""
+    price = amount_text(exchange.engine.mark(symbol))
     return {
         "e": "markPriceUpdate",
         "E": exchange.engine.clock_ms,

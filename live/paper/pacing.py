@@ -57,10 +57,13 @@ def candle_path(
 
 
 async def run_paced(exchange: PaperExchange) -> None:
-    """Play the feed to its end at its speed. Feed time runs on between the points."""
+    """Play the feed to its end at its speed. Feed time runs on between the points.
+
+    An exchange that was restarted goes on from the time that it stood at.
+    """
     speed = exchange.feed.speed
     assert speed is not None
-    start_ms = exchange.feed.start_ms
+    start_ms = exchange.engine.clock_ms
     begun_s = time.monotonic()
     if exchange.real_time:
         begun_s -= time.time() - start_ms / 1000
@@ -82,12 +85,18 @@ async def run_paced(exchange: PaperExchange) -> None:
         await asyncio.sleep(max(0.0, begun_s + (time_ms - start_ms) / 1000 / speed - time.monotonic()))
         exchange.engine.clock_ms = time_ms
 
+    if exchange.between:
+        await wait_until(exchange.history.open_time_ms(exchange.index))
+        exchange.open_candle()
     while exchange.remaining:
         open_ms, close_ms = exchange.history.open_time_ms(exchange.index), exchange.close_ms
         funding_ms = exchange.history.funding_time_inside(exchange.index)
-        funded = funding_ms == open_ms
+        funded = funding_ms == open_ms or exchange.inside_booked
         path = candle_path(exchange.history.candle(exchange.index), open_ms, close_ms, steps, ticks)
         for point in path:
+            if point.time_ms < start_ms:
+                exchange.retrace(point.prices, 1 / len(path))
+                continue
             if not funded and funding_ms <= point.time_ms:
                 await wait_until(funding_ms)
                 exchange.book_funding_inside()

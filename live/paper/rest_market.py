@@ -84,11 +84,11 @@ def mark_price_klines(call: Call) -> Any:
 
 
 def premium_index(call: Call) -> Any:
-    """GET premiumIndex. Mark and index are the last price; lastFundingRate is the rate last settled."""
+    """GET premiumIndex. The index is the mark price; lastFundingRate is the rate last settled."""
     exchange = call.exchange
 
     def one(symbol: str) -> dict[str, Any]:
-        price = amount_text(exchange.engine.prices[symbol])
+        price = amount_text(exchange.engine.mark(symbol))
         return {
             "symbol": symbol,
             "markPrice": price,
@@ -284,7 +284,7 @@ def _symbol_info(instrument: Instrument) -> dict[str, Any]:
             {"filterType": "POSITION_RISK_CONTROL", "positionControlSide": "NONE"},
         ],
         "orderTypes": ["LIMIT", "MARKET", *sorted(CONDITIONAL_TYPES)],
-        "timeInForce": ["GTC", "IOC", "FOK", "GTX"],
+        "timeInForce": ["GTC", "IOC", "FOK", "GTX", "GTD"],
     }
 
 

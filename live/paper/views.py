@@ -1,12 +1,10 @@
-"""JSON shapes of orders, trades, income and accounts in REST replies. Money, prices, quantities are strings."""
+"""JSON shapes of orders, trades and income in REST replies. Money, prices, quantities are strings."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from envs.instruments import Instrument
-from live.paper.account import Account
-from live.paper.margin import AccountMargin, PositionMargin
 from live.paper.money import ZERO, amount_text, plain, price_text, quantity_text
 from live.paper.orders import AlgoOrder, Income, Order, Trade
 
@@ -18,13 +16,14 @@ def placed_order(order: Order, instrument: Instrument, *, acknowledged: bool = F
 
     `acknowledged` shows the order as it was accepted, before it filled (newOrderRespType ACK).
     """
+    decimals = instrument.price_precision
     executed = quantity_text(ZERO if acknowledged else order.executed_quantity, instrument.quantity_precision)
-    return {
+    view = {
         "orderId": order.order_id,
         "symbol": order.symbol,
         "status": "NEW" if acknowledged else order.status.value,
         "clientOrderId": order.client_order_id,
-        "price": price_text(order.price, instrument.price_precision),
+        "price": price_text(order.price, decimals),
         "origQty": quantity_text(order.quantity, instrument.quantity_precision),
         "executedQty": executed,
         "cumQty": executed,
@@ -34,14 +33,53 @@ def placed_order(order: Order, instrument: Instrument, *, acknowledged: bool = F
         "closePosition": order.close_position,
         "side": order.side.value,
         "positionSide": order.position_side,
-        "stopPrice": price_text(order.stop_price, instrument.price_precision),
+        "stopPrice": price_text(order.stop_price, decimals),
         "workingType": order.working_type,
         "priceProtect": order.price_protect,
         "origType": order.orig_type,
-        "priceMatch": "NONE",
-        "selfTradePreventionMode": "EXPIRE_MAKER",
-        "goodTillDate": 0,
+        "priceMatch": order.price_match,
+        "selfTradePreventionMode": order.self_trade_prevention,
+        "goodTillDate": order.good_till_ms,
         "updateTime": order.update_ms,
+    }
+    if order.callback_rate_percent:
+        view["activatePrice"] = price_text(order.activate_price, decimals)
+        view["priceRate"] = plain(order.callback_rate_percent)
+    return view
+
+
+def amended_order(order: Order, instrument: Instrument) -> Json:
+    """Reply to modifying: like placing, with the pair and the number of the change."""
+    view = placed_order(order, instrument)
+    view["pair"] = order.symbol
+    view["cumBase"] = "0"
+    view["modifyId"] = order.amendments[-1].amendment_id if order.amendments else 0
+    return view
+
+
+def amendment(order: Order, number: int, instrument: Instrument) -> Json:
+    """One row of orderAmendment: the change with this index."""
+    change = order.amendments[number]
+    decimals = instrument.price_precision
+    return {
+        "amendmentId": change.amendment_id,
+        "symbol": order.symbol,
+        "pair": order.symbol,
+        "orderId": order.order_id,
+        "clientOrderId": order.client_order_id,
+        "time": change.time_ms,
+        "amendment": {
+            "price": {
+                "before": price_text(change.price_before, decimals),
+                "after": price_text(change.price_after, decimals),
+            },
+            "origQty": {
+                "before": quantity_text(change.quantity_before, instrument.quantity_precision),
+                "after": quantity_text(change.quantity_after, instrument.quantity_precision),
+            },
+            "count": number + 1,
+        },
+        "priceMatch": order.price_match,
     }
 
 
@@ -71,20 +109,20 @@ def placed_algo(algo: AlgoOrder, instrument: Instrument) -> Json:
         "quantity": quantity_text(algo.quantity, instrument.quantity_precision),
         "algoStatus": algo.status.value,
         "triggerPrice": price_text(algo.trigger_price, instrument.price_precision),
-        "price": price_text(ZERO, instrument.price_precision),
+        "price": price_text(algo.price, instrument.price_precision),
         "icebergQuantity": None,
-        "selfTradePreventionMode": "EXPIRE_MAKER",
+        "selfTradePreventionMode": algo.self_trade_prevention,
         "workingType": algo.working_type,
-        "priceMatch": "NONE",
+        "priceMatch": algo.price_match,
         "closePosition": algo.close_position,
         "priceProtect": algo.price_protect,
         "reduceOnly": algo.reduce_only,
-        "activatePrice": "",
-        "callbackRate": "",
+        "activatePrice": plain(algo.activate_price) if algo.activate_price else "",
+        "callbackRate": plain(algo.callback_rate_percent) if algo.callback_rate_percent else "",
         "createTime": algo.time_ms,
         "updateTime": algo.update_ms,
         "triggerTime": algo.trigger_ms,
-        "goodTillDate": 0,
+        "goodTillDate": algo.good_till_ms,
     }
 
 
@@ -97,7 +135,7 @@ def read_algo(algo: AlgoOrder, instrument: Instrument) -> Json:
         "actualPrice": price_text(order.average_price if order else ZERO, instrument.price_precision),
         "actualType": order.type if order else "",
         "actualQty": plain(order.executed_quantity) if order else "0.0",
-        "isActivated": False,
+        "isActivated": algo.extreme_price is not None,
         "tpOrderType": "",
         "tpTriggerPrice": "0",
         "tpPrice": "0",
@@ -150,151 +188,4 @@ def income_row(income: Income) -> Json:
         "time": income.time_ms,
         "tranId": income.transaction_id,
         "tradeId": "" if income.trade_id is None else str(income.trade_id),
-    }
-
-
-def balance(account: Account, margin: AccountMargin) -> Json:
-    """One asset of v2 and v3 balance."""
-    return {
-        "accountAlias": account.alias,
-        "asset": "USDT",
-        "balance": amount_text(margin.wallet),
-        "crossWalletBalance": amount_text(margin.wallet),
-        "crossUnPnl": amount_text(margin.unrealized),
-        "availableBalance": amount_text(margin.available),
-        "maxWithdrawAmount": amount_text(margin.withdrawable),
-        "marginAvailable": True,
-        "updateTime": account.update_ms,
-    }
-
-
-def account_totals(account: Account, margin: AccountMargin) -> Json:
-    """Totals and the USDT asset, common to v2 and v3 account."""
-    return {
-        "totalInitialMargin": amount_text(margin.initial),
-        "totalMaintMargin": amount_text(margin.maintenance),
-        "totalWalletBalance": amount_text(margin.wallet),
-        "totalUnrealizedProfit": amount_text(margin.unrealized),
-        "totalMarginBalance": amount_text(margin.equity),
-        "totalPositionInitialMargin": amount_text(margin.position_initial),
-        "totalOpenOrderInitialMargin": amount_text(margin.open_order_initial),
-        "totalCrossWalletBalance": amount_text(margin.wallet),
-        "totalCrossUnPnl": amount_text(margin.unrealized),
-        "availableBalance": amount_text(margin.available),
-        "maxWithdrawAmount": amount_text(margin.withdrawable),
-        "assets": [
-            {
-                "asset": "USDT",
-                "walletBalance": amount_text(margin.wallet),
-                "unrealizedProfit": amount_text(margin.unrealized),
-                "marginBalance": amount_text(margin.equity),
-                "maintMargin": amount_text(margin.maintenance),
-                "initialMargin": amount_text(margin.initial),
-                "positionInitialMargin": amount_text(margin.position_initial),
-                "openOrderInitialMargin": amount_text(margin.open_order_initial),
-                "crossWalletBalance": amount_text(margin.wallet),
-                "crossUnPnl": amount_text(margin.unrealized),
-                "availableBalance": amount_text(margin.available),
-                "maxWithdrawAmount": amount_text(margin.withdrawable),
-                "marginAvailable": True,
-                "updateTime": account.update_ms,
-            }
-        ],
-    }
-
-
-def account_position_v3(row: PositionMargin, instrument: Instrument) -> Json:
-    """One position of v3 account."""
-    position = row.position
-    return {
-        "symbol": position.symbol,
-        "positionSide": "BOTH",
-        "positionAmt": quantity_text(position.quantity, instrument.quantity_precision),
-        "unrealizedProfit": amount_text(row.unrealized),
-        "isolatedMargin": "0",
-        "notional": amount_text(row.notional),
-        "isolatedWallet": "0",
-        "initialMargin": amount_text(row.position_initial + row.open_order_initial),
-        "maintMargin": amount_text(row.maintenance),
-        "updateTime": position.update_ms,
-    }
-
-
-def account_position_v2(row: PositionMargin, instrument: Instrument) -> Json:
-    """One position of v2 account."""
-    return {
-        **account_position_v3(row, instrument),
-        "positionInitialMargin": amount_text(row.position_initial),
-        "openOrderInitialMargin": amount_text(row.open_order_initial),
-        "leverage": str(row.leverage),
-        "isolated": False,
-        "entryPrice": plain(row.position.entry_price),
-        "breakEvenPrice": plain(row.position.break_even_price),
-        "maxNotional": plain(instrument.max_notional_usdt(row.leverage)),
-        "bidNotional": plain(row.bid_notional),
-        "askNotional": plain(row.ask_notional),
-    }
-
-
-def position_risk(row: PositionMargin, instrument: Instrument, liquidation_price: str) -> Json:
-    """What v2 and v3 positionRisk have in common."""
-    position = row.position
-    return {
-        "symbol": position.symbol,
-        "positionSide": "BOTH",
-        "positionAmt": quantity_text(position.quantity, instrument.quantity_precision),
-        "entryPrice": plain(position.entry_price),
-        "breakEvenPrice": plain(position.break_even_price),
-        "markPrice": amount_text(row.mark_price),
-        "unRealizedProfit": amount_text(row.unrealized),
-        "liquidationPrice": liquidation_price,
-        "isolatedMargin": "0",
-        "notional": amount_text(row.notional),
-        "isolatedWallet": "0",
-        "updateTime": position.update_ms,
-    }
-
-
-def position_risk_v3(row: PositionMargin, instrument: Instrument, liquidation_price: str) -> Json:
-    """One position of v3 positionRisk: no leverage, no margin type."""
-    return {
-        **position_risk(row, instrument, liquidation_price),
-        "marginAsset": "USDT",
-        "initialMargin": amount_text(row.position_initial + row.open_order_initial),
-        "maintMargin": amount_text(row.maintenance),
-        "positionInitialMargin": amount_text(row.position_initial),
-        "openOrderInitialMargin": amount_text(row.open_order_initial),
-        "adl": 1,
-        "bidNotional": plain(row.bid_notional),
-        "askNotional": plain(row.ask_notional),
-    }
-
-
-def position_risk_v2(row: PositionMargin, instrument: Instrument, liquidation_price: str) -> Json:
-    """One position of v2 positionRisk."""
-    return {
-        **position_risk(row, instrument, liquidation_price),
-        "marginType": "cross",
-        "isAutoAddMargin": "false",
-        "leverage": str(row.leverage),
-        "maxNotionalValue": plain(instrument.max_notional_usdt(row.leverage)),
-    }
-
-
-def leverage_brackets(instrument: Instrument) -> Json:
-    """One entry of leverageBracket; numbers, not strings."""
-    return {
-        "symbol": instrument.symbol,
-        "notionalCoef": 1.0,
-        "brackets": [
-            {
-                "bracket": number,
-                "initialLeverage": bracket.max_leverage,
-                "notionalCap": int(bracket.notional_cap_usdt),
-                "notionalFloor": int(bracket.notional_floor_usdt),
-                "maintMarginRatio": float(bracket.maintenance_rate),
-                "cum": float(bracket.maintenance_amount_usdt),
-            }
-            for number, bracket in enumerate(instrument.brackets, start=1)
-        ],
     }

@@ -17,7 +17,7 @@ from envs.candles import from_columns
 from envs.funding import FundingSeries
 from envs.instruments import get_instruments
 from envs.market import Market, build_market
-from live.paper import desk
+from live.paper import algo_desk, desk
 from live.paper.account import Account, PaperAccount
 from live.paper.engine import Engine, EngineSettings
 from live.paper.exchange import PaperExchange
@@ -63,7 +63,7 @@ class Bench:
         else:
             options["close_position"] = True
         request = AlgoRequest(symbol, Side(side), kind, Decimal(price), **options)
-        return desk.place_algo_order(self.engine, self.account, request)
+        return algo_desk.place_algo_order(self.engine, self.account, request)
 
     def price(self, symbol: str, price: str) -> None:
         """Set a price without setting anything off."""

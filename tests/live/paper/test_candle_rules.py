@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from live.paper.margin import liquidation_price, margin_excess
+from live.paper.liquidation import liquidation_price, margin_excess, margin_groups
 from live.paper.orders import AlgoStatus, Status
 
 D = Decimal
@@ -16,6 +16,10 @@ def open_position(b, symbol: str, quantity: str, entry: str, wallet: str) -> Non
     """Hold a position at an entry price with a given wallet, without going through an order."""
     b.account.position(symbol).apply(D(quantity), D(entry), D(0))
     b.account.book_income("TRANSFER", D(wallet) - b.account.wallet_usdt, "", b.engine.clock_ms)
+
+
+def liquidation_price_of(b, symbol: str) -> Decimal:
+    return liquidation_price(b.account, b.engine.instruments, b.engine.prices, b.account.position(symbol))
 
 
 def test_stop_inside_the_candle_fills_at_the_stop_with_slippage_and_fee(bench) -> None:
@@ -108,9 +112,10 @@ def test_liquidation_price_of_the_published_example(bench, quantity: str, expect
     # q 1, entry 60000, wallet 3000, rate 0.004: 57000/0.996 and 63000/1.004.
     b = bench(BTCUSDT="60000")
     open_position(b, "BTCUSDT", quantity, "60000", "3000")
-    price = liquidation_price(b.account, b.engine.instruments, b.engine.prices, "BTCUSDT")
+    price = liquidation_price_of(b, "BTCUSDT")
     assert price == D(expected)
-    at_price = margin_excess(b.account, b.engine.instruments, {"BTCUSDT": price})
+    (group,) = margin_groups(b.account)
+    at_price = margin_excess(group, b.engine.instruments, {"BTCUSDT": price})
     assert abs(at_price) < D("1e-11")
 
 
@@ -118,7 +123,7 @@ def test_liquidation_price_in_a_higher_bracket(bench) -> None:
     # 10 BTC near 540k: rate 0.005, amount 300: (60000 + 300 - 600000) / (0.05 - 10).
     b = bench(BTCUSDT="60000")
     open_position(b, "BTCUSDT", "10", "60000", "60000")
-    price = liquidation_price(b.account, b.engine.instruments, b.engine.prices, "BTCUSDT")
+    price = liquidation_price_of(b, "BTCUSDT")
     assert price == D("54241.206030150754")
 
 
@@ -127,15 +132,15 @@ def test_liquidation_price_counts_the_other_positions(bench) -> None:
     b = bench(BTCUSDT="60000", ETHUSDT="3100")
     open_position(b, "BTCUSDT", "1", "60000", "10000")
     open_position(b, "ETHUSDT", "-10", "3000", "10000")
-    price = liquidation_price(b.account, b.engine.instruments, b.engine.prices, "BTCUSDT")
+    price = liquidation_price_of(b, "BTCUSDT")
     assert price == D("51329.317269076305")
-    assert liquidation_price(b.account, b.engine.instruments, b.engine.prices, "ETHUSDT") > 3_100
+    assert liquidation_price_of(b, "ETHUSDT") > 3_100
 
 
 def test_no_liquidation_price_when_the_wallet_covers_everything(bench) -> None:
     b = bench(BTCUSDT="60000")
     open_position(b, "BTCUSDT", "0.1", "60000", "10000")
-    assert liquidation_price(b.account, b.engine.instruments, b.engine.prices, "BTCUSDT") == 0
+    assert liquidation_price_of(b, "BTCUSDT") == 0
 
 
 def test_liquidation_inside_the_candle(bench) -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from live.paper import desk
+from live.paper import account_desk, algo_desk, desk
 from live.paper.errors import ApiError
 from live.paper.margin import margin_of_account
 from live.paper.orders import AlgoStatus, OrderRequest, Side, Status
@@ -59,7 +59,8 @@ def test_more_refusals(bench) -> None:
     assert code_of(b.limit, "DOGEUSDT", "1.5", "0.1") == -1111
     assert code_of(b.market, "BTCUSDT", "0.001", position_side="LONG") == -4061
     assert code_of(b.market, "XRPUSDT", "1") == -1121
-    assert code_of(b.limit, "BTCUSDT", "0.01", "50000", time_in_force="GTD") == -1115
+    assert code_of(b.limit, "BTCUSDT", "0.01", "50000", time_in_force="RPI") == -1115
+    assert code_of(b.limit, "BTCUSDT", "0.01", "50000", time_in_force="GTD") == -1102
     assert code_of(b.market, "BTCUSDT", "0.01", client_order_id="no spaces") == -4015
     assert code_of(b.market, "BTCUSDT", "0.01", client_order_id="x" * 37) == -4015
     request = OrderRequest("BTCUSDT", Side.BUY, "STOP_MARKET", D("0.01"))
@@ -121,7 +122,7 @@ def test_resting_orders_hold_margin(bench) -> None:
     # 0.3 at 50000 holds 750 of 1000; another 0.2 at market needs 500.
     b = bench(BTCUSDT="50000", wallet="1000")
     resting = b.limit("BTCUSDT", "0.3", "49999.9")
-    figures = margin_of_account(b.account, b.engine.instruments, b.engine.prices, b.account.leverage)
+    figures = margin_of_account(b.account, b.engine.instruments, b.engine.prices)
     assert figures.open_order_initial == D("749.9985")
     assert figures.available == D("250.0015")
     assert code_of(b.market, "BTCUSDT", "0.2") == -2019
@@ -138,7 +139,7 @@ def test_cancel_all_leaves_conditional_orders(bench) -> None:
     desk.cancel_all(b.engine, b.account, "BTCUSDT")
     assert list(b.account.open_orders.values()) == [other]
     assert list(b.account.open_algo_orders.values()) == [algo]
-    desk.cancel_all_algo_orders(b.engine, b.account, "BTCUSDT")
+    algo_desk.cancel_all_algo_orders(b.engine, b.account, "BTCUSDT")
     assert algo.status is AlgoStatus.CANCELED
 
 
@@ -163,15 +164,19 @@ def test_conditional_order_refusals(bench) -> None:
     assert code_of(b.trigger, *stop, reduce_only=True) == -4138
     assert code_of(b.trigger, *stop, quantity="0.0001") == -1111
     assert code_of(b.trigger, "BTCUSDT", "SELL", "STOP_MARKET", "49000.05") == -4014
-    assert code_of(b.trigger, "BTCUSDT", "SELL", "TRAILING_STOP_MARKET", "49000") == -1116
+    assert code_of(b.trigger, "BTCUSDT", "SELL", "TRAILING_STOP_MARKET", "49000") == -4136
+    assert code_of(b.trigger, "BTCUSDT", "SELL", "ICEBERG", "49000") == -1116
     algo = b.trigger(*stop, client_algo_id="one")
     assert code_of(b.trigger, *stop, client_algo_id="one") == -4116
-    desk.cancel_algo_order(b.engine, b.account, algo)
-    assert code_of(desk.cancel_algo_order, b.engine, b.account, algo) == -2011
-    assert code_of(desk.cancel_algo_order, b.engine, b.account, None) == -2013
-    for _ in range(200):
-        b.trigger(*stop)
-    assert code_of(b.trigger, *stop) == -4045
+    algo_desk.cancel_algo_order(b.engine, b.account, algo)
+    assert code_of(algo_desk.cancel_algo_order, b.engine, b.account, algo) == -2011
+    assert code_of(algo_desk.cancel_algo_order, b.engine, b.account, None) == -2013
+    b.trigger(*stop)
+    assert code_of(b.trigger, *stop) == -4130  # one that closes the position a direction
+    b.trigger("BTCUSDT", "SELL", "TAKE_PROFIT_MARKET", "51000")  # and one take-profit
+    for _ in range(198):
+        b.trigger(*stop, quantity="0.01")
+    assert code_of(b.trigger, *stop, quantity="0.01") == -4045
 
 
 def test_algo_updates_tell_the_life_of_a_trigger(bench) -> None:
@@ -196,15 +201,15 @@ def test_algo_updates_tell_the_life_of_a_trigger(bench) -> None:
 
 def test_leverage_bounds(bench) -> None:
     b = bench(BTCUSDT="50000", wallet="100000")
-    assert code_of(desk.set_leverage, b.engine, b.account, "BTCUSDT", 151) == -4028
-    assert code_of(desk.set_leverage, b.engine, b.account, "BTCUSDT", 0) == -4028
-    desk.set_leverage(b.engine, b.account, "BTCUSDT", 150)
+    assert code_of(account_desk.set_leverage, b.engine, b.account, "BTCUSDT", 151) == -4028
+    assert code_of(account_desk.set_leverage, b.engine, b.account, "BTCUSDT", 0) == -4028
+    account_desk.set_leverage(b.engine, b.account, "BTCUSDT", 150)
     # At 150 the bracket ends at 300000 USDT = 6 BTC.
     assert code_of(b.market, "BTCUSDT", "6.001") == -2027
-    desk.set_leverage(b.engine, b.account, "BTCUSDT", 100)
+    account_desk.set_leverage(b.engine, b.account, "BTCUSDT", 100)
     b.market("BTCUSDT", "16")  # 800000 exactly
-    assert code_of(desk.set_leverage, b.engine, b.account, "BTCUSDT", 150) == -2027
+    assert code_of(account_desk.set_leverage, b.engine, b.account, "BTCUSDT", 150) == -2027
     # Wallet 99600; at leverage 8 the margin is 100000.
-    assert code_of(desk.set_leverage, b.engine, b.account, "BTCUSDT", 8) == -2028
-    desk.set_leverage(b.engine, b.account, "BTCUSDT", 9)
+    assert code_of(account_desk.set_leverage, b.engine, b.account, "BTCUSDT", 8) == -2028
+    account_desk.set_leverage(b.engine, b.account, "BTCUSDT", 9)
     assert [e["ac"]["l"] for e in b.heard("ACCOUNT_CONFIG_UPDATE")] == [150, 100, 9]

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from envs import kernel
+from envs.account import Side
 from envs.instruments import get_instruments
 from envs.settings import EnvConfig, config_record, symbol_table
-from live.paper import desk
+from live.paper import algo_desk, desk
 from live.paper.account import Account
 from live.paper.errors import ApiError
+from live.paper.orders import AlgoRequest, OrderRequest
 
 D = Decimal
 
@@ -119,9 +121,7 @@ def _order(rng: Any, paper: Any, account: Account, twin: Twin, candle: int, colu
     steps = round(float(rng.normal(0, 10)) * equity / price * 1000)
     if abs(steps) * price / 1000 < 60:
         return
-    request = desk.OrderRequest(
-        symbol, desk.Side.BUY if steps > 0 else desk.Side.SELL, "MARKET", D(abs(steps)) / 1000
-    )
+    request = OrderRequest(symbol, Side.BUY if steps > 0 else Side.SELL, "MARKET", D(abs(steps)) / 1000)
     filled = True
     try:
         desk.place_order(paper.engine, account, request)
@@ -133,7 +133,7 @@ def _order(rng: Any, paper: Any, account: Account, twin: Twin, candle: int, colu
 
 def _set_triggers(rng: Any, paper: Any, account: Account, twin: Twin, column: int, symbol: str) -> None:
     """Replace the stop and the take-profit by others on either side of the price, where they do not fire."""
-    desk.cancel_all_algo_orders(paper.engine, account, symbol)
+    algo_desk.cancel_all_algo_orders(paper.engine, account, symbol)
     twin.position[column]["stop_price"] = twin.position[column]["take_profit_price"] = 0.0
     quantity = account.position(symbol).quantity
     if not quantity or rng.random() < 0.6:
@@ -147,12 +147,10 @@ def _set_triggers(rng: Any, paper: Any, account: Account, twin: Twin, column: in
     ):
         level = price * (1 + direction * D(repr(abs(float(rng.normal(0, 0.008))) + 0.0005)))
         level = (level / tick).to_integral_value() * tick
-        desk.place_algo_order(
+        algo_desk.place_algo_order(
             paper.engine,
             account,
-            desk.AlgoRequest(
-                symbol, desk.Side.SELL if sign > 0 else desk.Side.BUY, kind, level, close_position=True
-            ),
+            AlgoRequest(symbol, Side.SELL if sign > 0 else Side.BUY, kind, level, close_position=True),
         )
         twin.position[column][name] = float(level)
 

@@ -103,7 +103,9 @@ async def test_rest_replies(client: AsyncClient) -> None:
     }
     stop = {**btc, "side": "SELL", "type": "STOP_MARKET", "stopPrice": "50000", "closePosition": "true"}
     placed = await client.futures_create_order(**limit)
-    await client.futures_create_order(**stop, clientAlgoId="a")
+    await client.futures_create_order(
+        **{**stop, "type": "TAKE_PROFIT_MARKET", "stopPrice": "60000"}, clientAlgoId="a"
+    )
     ours = {
         ("POST", "/fapi/v1/order"): placed,
         ("GET", "/fapi/v1/order"): await client.futures_get_order(**btc, orderId=placed["orderId"]),

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from envs.account import Side
 from envs.instruments import get_instruments
-from live.paper import desk
+from live.paper import algo_desk, desk
 from live.paper.account import Account, PaperAccount
+from live.paper.closing import liquidate_where_due
 from live.paper.engine import Engine, EngineSettings
 from live.paper.errors import ApiError
 from live.paper.orders import AlgoRequest, OrderRequest
@@ -100,7 +101,7 @@ def perform(engine: Engine, account: Account, action: Any) -> None:
                     side = Side.SELL if held > 0 else Side.BUY
                 # A distance to the side on which it does not fire at once.
                 move = abs(move) * (1 if (type_ == "STOP_MARKET") == (side is Side.BUY) else -1)
-                desk.place_algo_order(
+                algo_desk.place_algo_order(
                     engine,
                     account,
                     AlgoRequest(
@@ -115,12 +116,12 @@ def perform(engine: Engine, account: Account, action: Any) -> None:
                 )
             case "cancel":
                 symbol, algo = rest
-                (desk.cancel_all_algo_orders if algo else desk.cancel_all)(engine, account, symbol)
+                (algo_desk.cancel_all_algo_orders if algo else desk.cancel_all)(engine, account, symbol)
             case "funding":
                 engine.book_funding(
                     {s: engine.prices[s] * move / 10 for s, move in zip(SYMBOLS, rest[0], strict=True)}
                 )
-                engine.liquidate_where_due()
+                liquidate_where_due(engine)
             case "segment":
                 move_prices(engine, {s: moved(engine, s, m) for s, m in zip(SYMBOLS, rest[0], strict=True)})
                 assert account.wallet_usdt >= 0 or any(account.held())

@@ -55,13 +55,20 @@ async def test_account_and_settings(client, refused) -> None:
         -4046,
         400,
     )
-    assert await refused(client.futures_change_margin_type(symbol="BTCUSDT", marginType="ISOLATED")) == (
-        -1130,
-        400,
-    )
+    assert await client.futures_change_margin_type(symbol="BTCUSDT", marginType="ISOLATED") == {
+        "code": 200,
+        "msg": "success",
+    }
+    assert [row["marginType"] for row in await client.futures_symbol_config()] == ["ISOLATED", "CROSSED"]
     assert await client.futures_get_position_mode() == {"dualSidePosition": False}
     assert await refused(client.futures_change_position_mode(dualSidePosition="false")) == (-4059, 400)
-    assert await refused(client.futures_change_position_mode(dualSidePosition="true")) == (-1130, 400)
+    await client.futures_change_position_mode(dualSidePosition="true")
+    assert await client.futures_get_position_mode() == {"dualSidePosition": True}
+    assert len(await client.futures_position_information(version=2)) == 4
+    assert [
+        len(view["positions"])
+        for view in (await client.futures_account(), await client.futures_account(version=3))
+    ] == [6, 0]
     assert await client.futures_get_multi_assets_mode() == {"multiAssetsMargin": False}
     (brackets,) = await client.futures_leverage_bracket(symbol="BTCUSDT")
     assert brackets["brackets"][1] == {
@@ -151,9 +158,9 @@ async def test_refused_orders(client, refused) -> None:
     assert await order(reduceOnly=True) == (-1130, 400)  # python writes True
     assert await order(reduceOnly="true") == (-2022, 400)
     assert await order(positionSide="LONG") == (-4061, 400)
-    assert await order(newOrderRespType="FULL") == (-1130, 400)
+    assert await order(newOrderRespType="FULL") == (-1136, 400)
     assert await order(type="LIMIT", price="51000") == (-1102, 400)
-    assert await order(type="LIMIT", price="51000", timeInForce="GTD") == (-1115, 400)
+    assert await order(type="LIMIT", price="51000", timeInForce="GTD") == (-1102, 400)
     assert await order(newClientOrderId="a:b") == (
         -1022,
         400,
