@@ -52,12 +52,14 @@ class Resume:
 
     Attributes:
         last_row_close_ms: close of the last candle whose step rows are all on disk; 0 for a new run.
+        fills_since_ms: fills from here on belong to the run and its log; 0 for a new run.
         logged_trades: (symbol, trade id) of every fill in the step logs.
         transfers_until_ms: deposits and withdrawals up to here are part of the peak; None for a new run.
         peak_equity_usdt, max_drawdown_fraction: of the run so far; None for a new run.
     """
 
     last_row_close_ms: int = 0
+    fills_since_ms: int = 0
     logged_trades: frozenset[tuple[str, str]] = field(default_factory=frozenset)
     transfers_until_ms: int | None = None
     peak_equity_usdt: Decimal | None = None
@@ -177,7 +179,7 @@ class LiveEnv(TradingEnv):
         beginning = await self._account.begin(
             boundary_ms,
             logged=self._resume.logged_trades,
-            since_ms=self._resume.last_row_close_ms,
+            since_ms=self._resume.fills_since_ms,
             transfers_since_ms=self._resume.transfers_until_ms,
         )
         await self._desk.begin(self._history.last_close_ms)

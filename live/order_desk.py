@@ -77,8 +77,7 @@ class OrderDesk:
 
     async def begin(self, close_ms: int) -> None:
         """Find out what an earlier session left: this candle's orders, its triggers, and those it did not place."""
-        await self._triggers.begin()
-        await self._triggers.clean(
+        await self._triggers.begin(
             {symbol: self._account.position(symbol)[0] for symbol in self._instruments}
         )
         self._done.clear()

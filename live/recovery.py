@@ -32,12 +32,14 @@ class Logged:
 
     Attributes:
         last_row_close_ms: close of the last candle for which every symbol has its step row; 0 for none.
+        fills_since_ms: fills from here on belong to the run; 0 for a run that has not begun.
         trades: (symbol, trade id) of every fill.
         next_step: number of the next step.
         repaired: files whose torn last line was cut off.
     """
 
     last_row_close_ms: int
+    fills_since_ms: int
     trades: frozenset[tuple[str, str]]
     next_step: int
     repaired: tuple[Path, ...]
@@ -111,29 +113,40 @@ class TransferMark:
         _write_json(self.path, {"counted_until_ms": until_ms})
 
 
-def step_logs_of(folder: Path, account: str) -> list[Path]:
-    """The step logs of the sessions on `account` (venue and address), oldest first."""
-    logs = []
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An earlier session: its step log, there or not, and when it began by the exchange's clock."""
+
+    log: Path
+    begun_at_ms: int
+
+
+def sessions_of(folder: Path, account: str) -> list[Session]:
+    """The sessions on `account` (venue and address), oldest first.
+
+    Raises:
+        StepLogError: a session file is damaged.
+    """
+    sessions = []
     for path in sorted(folder.glob("session_*.json")):
         match = _SESSION.fullmatch(path.name)
         if match is None:
             continue
         try:
             session = json.loads(path.read_text(encoding="utf-8"))
-            session_account = session["account"]
+            session_account, begun_at_ms = session["account"], int(session["begun_at_ms"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StepLogError(
                 f"session file {path} is damaged ({error}): without it nobody can tell which account its steps "
                 "were on; restore it, or move it and its step log away"
             ) from error
-        log = folder / f"steps_{match[1]}.csv"
-        if session_account == account and log.exists():
-            logs.append(log)
-    return logs
+        if session_account == account:
+            sessions.append(Session(folder / f"steps_{match[1]}.csv", begun_at_ms))
+    return sessions
 
 
-def read_logged(logs: Sequence[Path], symbols: Sequence[str]) -> Logged:
-    """Repair and read step logs, oldest first.
+def read_logged(sessions: Sequence[Session], symbols: Sequence[str]) -> Logged:
+    """Repair and read the step logs of sessions, oldest first.
 
     Raises:
         StepLogError: a log is not one of ours, or damaged before its last line; names the line.
@@ -142,7 +155,7 @@ def read_logged(logs: Sequence[Path], symbols: Sequence[str]) -> Logged:
     trades: set[tuple[str, str]] = set()
     rows_at: dict[int, set[str]] = defaultdict(set)
     step = -1
-    for path in logs:
+    for path in (session.log for session in sessions if session.log.exists()):
         try:
             if repair_torn_line(path):
                 repaired.append(path)
@@ -157,6 +170,8 @@ def read_logged(logs: Sequence[Path], symbols: Sequence[str]) -> Logged:
     complete = [time for time, seen in rows_at.items() if seen >= set(symbols)]
     return Logged(
         last_row_close_ms=max(complete, default=0),
+        # A session that was killed in its first step has orders, but no row yet.
+        fills_since_ms=max(complete, default=min((session.begun_at_ms for session in sessions), default=0)),
         trades=frozenset(trades),
         next_step=step + 1,
         repaired=tuple(repaired),

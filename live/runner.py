@@ -27,7 +27,7 @@ from live.env import LiveEnv, Resume
 from live.exchange.base import Exchange
 from live.exchange.binance import BinanceExchange
 from live.exchange.client_ids import check_agent_name
-from live.recovery import Logged, TransferMark, read_logged, run_lock, step_logs_of, write_session
+from live.recovery import Logged, TransferMark, read_logged, run_lock, sessions_of, write_session
 from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -196,7 +196,7 @@ class _Session:
             "steps": options.folder / f"steps_{stamp}.csv",
             "emergencies": options.folder / f"emergencies_{stamp}.csv",
         }
-        write_session(options.folder, stamp, self._describe())
+        write_session(options.folder, stamp, self._describe(exchange.now_ms()))
         env = LiveEnv(
             exchange,
             self._bridge,
@@ -208,6 +208,7 @@ class _Session:
             agent=setup.agent.name,
             resume=Resume(
                 last_row_close_ms=logged.last_row_close_ms,
+                fills_since_ms=logged.fills_since_ms,
                 logged_trades=logged.trades,
                 transfers_until_ms=transfers.load() if transfers is not None and stored else None,
                 peak_equity_usdt=stored.peak_equity_usdt if stored else None,
@@ -350,13 +351,14 @@ class _Session:
             raise ConfigError("not confirmed: no order was sent; give --yes to skip the question")
 
     def _read_logs(self) -> Logged:
-        logs = [] if self._session.fresh else step_logs_of(self._options.folder, self._session.account_key)
-        logged = read_logged(logs, self._options.symbols)
+        fresh = self._session.fresh
+        earlier = [] if fresh else sessions_of(self._options.folder, self._session.account_key)
+        logged = read_logged(earlier, self._options.symbols)
         for path in logged.repaired:
             self._console.notice(f"cut off the unfinished last line of {path.name}")
         return logged
 
-    def _describe(self) -> dict[str, object]:
+    def _describe(self, begun_at_ms: int) -> dict[str, object]:
         options = self._options
         return {
             "account": self._session.account_key,
@@ -365,6 +367,7 @@ class _Session:
             "train_id": options.setup.train_id,
             "symbols": list(options.symbols),
             "interval": interval_name(options.interval_ms),
+            "begun_at_ms": begun_at_ms,
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "synthetic": self._session.synthetic,
         }

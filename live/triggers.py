@@ -72,8 +72,11 @@ class TriggerDesk:
         """Triggers resting now."""
         return sum(len(one.legs) for one in self._symbols.values())
 
-    async def begin(self) -> None:
-        """Take over the triggers that an earlier session left: the newest of each kind; the others are cancelled."""
+    async def begin(self, quantities: Mapping[str, Decimal]) -> None:
+        """Take over the triggers that an earlier session left, for the positions that are there now.
+
+        The newest of each kind that would close its position is kept; the others are cancelled.
+        """
         for symbol, own in self._symbols.items():
             found = []
             for order in await self._exchange.open_orders(symbol):
@@ -83,10 +86,13 @@ class TriggerDesk:
             own.legs.clear()
             own.retired.clear()
             for close_ms, attempt, leg, order in sorted(found, key=lambda one: one[:2]):
+                own.note(leg, close_ms, attempt)
+                if order.side.sign * quantities[symbol] >= 0:
+                    own.retired.append(order.client_order_id)
+                    continue
                 if leg in own.legs:
                     own.retired.append(own.legs[leg].client_order_id)
                 own.legs[leg] = _Resting(order.client_order_id, order.price, order.quantity)
-                own.note(leg, close_ms, attempt)
             await self._cancel_retired(symbol)
 
     def protection(self, symbol: str) -> Protection:
