@@ -15,7 +15,7 @@ from envs.errors import ActionError, ExchangeUnavailableError, OutcomeUnknownErr
 from envs.risk import RiskLimits
 from live.exchange.base import OrderReport, TriggerOrder, TriggerReport, client_order_id
 from live.exchange.binance import BinanceExchange
-from live.paper import desk
+from live.paper import algo_desk, desk
 from live.paper.orders import AlgoRequest, OrderRequest
 
 HOUR = 3_600_000
@@ -355,7 +355,7 @@ def test_a_trigger_that_somebody_else_rests_is_left_alone_until_the_emergency() 
         request = AlgoRequest(
             "BTCUSDT", Side.SELL, "STOP_MARKET", Decimal(40_000), Decimal("0.1"), client_algo_id="web_stop"
         )
-        desk.place_algo_order(one.server.exchange.engine, one.account, request)
+        algo_desk.place_algo_order(one.server.exchange.engine, one.account, request)
         step(one, 0.2)
         step(one, 0.0)
         assert resting(one) == [("STOP_MARKET", Decimal(40_000), Decimal("0.1"))]
