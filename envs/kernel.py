@@ -46,6 +46,8 @@ CUT_GROSS, CUT_BRACKET, CUT_MAX_QUANTITY = 1, 2, 4
 EVENT_NONE, EVENT_STOP, EVENT_PROTECTIVE_STOP, EVENT_TAKE_PROFIT, EVENT_LIQUIDATION = range(5)
 # liquidation fractions outside the candle
 _NEVER = 2.0
+# accounts of a vector environment that are looked up together
+_BLOCK = 16
 
 CONFIG_DTYPE = np.dtype(
     [
@@ -88,27 +90,36 @@ SYMBOL_DTYPE = np.dtype(
     align=True,
 )
 
-ACCOUNT_DTYPE = np.dtype(
+
+def _cache_lines(fields: list[tuple[str, str]]) -> np.dtype[Any]:
+    """A record that fills whole cache lines, so that accounts in a row share none."""
+    size = -(-8 * len(fields) // 64) * 64
+    names, formats = [name for name, _ in fields], [kind for _, kind in fields]
+    offsets = list(range(0, 8 * len(fields), 8))
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size}, align=True)
+
+
+# What every step touches comes first.
+ACCOUNT_DTYPE = _cache_lines(
     [
         ("wallet", "f8"),
         ("equity", "f8"),  # marked at the last close
         ("peak_equity", "f8"),
         ("drawdown", "f8"),
         ("max_drawdown", "f8"),
-        ("fees", "f8"),
-        ("funding", "f8"),
-        ("realized_pnl", "f8"),
-        ("insurance", "f8"),
         ("liquidated", "i8"),
-        ("liquidations", "i8"),
+        ("fees", "f8"),
+        ("realized_pnl", "f8"),
         ("trades", "i8"),
         ("reward_mean", "f8"),
         ("reward_mean_square", "f8"),
-    ],
-    align=True,
+        ("funding", "f8"),
+        ("insurance", "f8"),
+        ("liquidations", "i8"),
+    ]
 )
 
-POSITION_DTYPE = np.dtype(
+POSITION_DTYPE = _cache_lines(
     [
         ("quantity", "f8"),
         ("entry_price", "f8"),
@@ -117,14 +128,13 @@ POSITION_DTYPE = np.dtype(
         ("take_profit_price", "f8"),
         ("candles_held", "i8"),
         ("fills", "i8"),
-        ("funding", "f8"),  # since the start
         ("event", "i8"),
         ("event_quantity", "f8"),
         ("event_price", "f8"),
         ("event_fee", "f8"),
         ("event_pnl", "f8"),
-    ],
-    align=True,
+        ("funding", "f8"),  # since the start
+    ]
 )
 
 ORDER_DTYPE = np.dtype(
@@ -805,8 +815,8 @@ def reset_account(config: Any, account: Any, position: Any) -> None:
 
 
 @_jit
-def _step_slot(
-    k: int,
+def _step_part(
+    part: int,
     configs: Any,
     symbols: Any,
     accounts: Any,
@@ -821,19 +831,33 @@ def _step_slot(
     terminated: Any,
     truncated: Any,
 ) -> None:
-    """One step of account k. See `step_accounts`."""
-    config = configs[min(np.int64(k), configs.shape[0] - 1)]
-    episode = episodes[k]
-    t = episode.candle
-    reward, state = step_account(config, symbols, accounts[k], positions[k], orders[k], market, t, actions[k])
-    t += 1
-    observe(config, symbols, accounts[k], positions[k], market, features, t, observations[k])
-    episode.decided_on = episode.candle
-    episode.candle = t
-    episode.reward += reward
-    rewards[k] = reward
-    terminated[k] = state == 1
-    truncated[k] = state == 0 and t >= episode.end
+    """One step of the accounts of one part. See `step_accounts`."""
+    part, parts, count = np.int64(part), orders.shape[0], accounts.shape[0]
+    order = orders[part]
+    end = (part + 1) * count // parts
+    for start in range(part * count // parts, end, _BLOCK):
+        block = range(start, min(end, start + _BLOCK))
+        # The candles of a block are wherever their episodes are. Read here, without anything that waits for them,
+        # they come from memory all at once and not one after the other.
+        touched = 0.0
+        for k in block:
+            touched += market[episodes[k].candle + 1, 0, FUNDING_INNER]
+        order[-1].fill_price = touched
+        for k in block:
+            config = configs[min(k, configs.shape[0] - 1)]
+            episode = episodes[k]
+            t = episode.candle
+            reward, state = step_account(
+                config, symbols, accounts[k], positions[k], order, market, t, actions[k]
+            )
+            t += 1
+            observe(config, symbols, accounts[k], positions[k], market, features, t, observations[k])
+            episode.decided_on = episode.candle
+            episode.candle = t
+            episode.reward += reward
+            rewards[k] = reward
+            terminated[k] = state == 1
+            truncated[k] = state == 0 and t >= episode.end
 
 
 def step_accounts(
@@ -853,14 +877,15 @@ def step_accounts(
 ) -> None:
     """`step_account` and `observe` for every account; the actions are finite.
 
-    Arrays (E accounts): `configs` [1] for one that all share, or [E]; `accounts` [E], `positions` and `orders` [E, n],
-    `episodes` [E] of EPISODE_DTYPE, `actions` [E, n], `observations` [E, size], the results [E].
+    Arrays (E accounts): `configs` [1] for one that all share, or [E]; `accounts` [E], `positions` [E, n], `episodes`
+    [E] of EPISODE_DTYPE, `actions` [E, n], `observations` [E, size], the results [E]. `orders` is room to work in:
+    [1, n + 1] here, and as many rows as there are parts to work on in parallel; the last of a row keeps the threads
+    off each other's cache lines.
     """
-    for k in range(accounts.shape[0]):
-        _step_slot(
-            k, configs, symbols, accounts, positions, orders, market, features, episodes, actions,
-            observations, rewards, terminated, truncated,
-        )  # fmt: skip
+    _step_part(
+        0, configs, symbols, accounts, positions, orders, market, features, episodes, actions,
+        observations, rewards, terminated, truncated,
+    )  # fmt: skip
 
 
 def step_accounts_in_parallel(
@@ -879,9 +904,9 @@ def step_accounts_in_parallel(
     truncated: Any,
 ) -> None:
     """`step_accounts` on numba's threads. Accounts share nothing that they write, so the results are the same."""
-    for k in prange(accounts.shape[0]):
-        _step_slot(
-            k, configs, symbols, accounts, positions, orders, market, features, episodes, actions,
+    for part in prange(orders.shape[0]):
+        _step_part(
+            part, configs, symbols, accounts, positions, orders, market, features, episodes, actions,
             observations, rewards, terminated, truncated,
         )  # fmt: skip
 
