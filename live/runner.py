@@ -19,6 +19,8 @@ from envs.account import ZERO, Execution, Plan
 from envs.base import StepResult
 from envs.candles import interval_name
 from envs.errors import ConfigError, EmergencyError, ExchangeError, HaltedError
+from envs.features import feature_names
+from envs.observation import observation_spec
 from envs.risk import FileRiskStore, RiskState
 from envs.wrappers import RiskControl, StepLog
 from live.bridge import LoopThread
@@ -112,6 +114,11 @@ def run_live(options: LiveOptions, console: LiveConsole) -> LiveResult:
     """
     setup = options.setup
     check_agent_name(setup.agent.name, options.symbols)
+    # A policy says now, and not in the middle of a market, that it was trained on something else.
+    names = feature_names(setup.features, options.symbols)
+    setup.agent.reset(
+        observation_spec(options.symbols, options.interval_ms, names, setup.env), seed=options.seed
+    )
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -137,6 +137,8 @@ def _open_paper(
                 "give --candles or --paper-url, not both: a running exchange has its own market"
             )
         rest = paper.url.rstrip("/")
+        if not rest.startswith(("http://", "https://")):
+            raise ConfigError(f"--paper-url {paper.url!r}: give a URL such as http://127.0.0.1:8899")
         websocket = re.sub(r"^http", "ws", rest)
         key = "paper_" + re.sub(r"[^A-Za-z0-9.]+", "_", rest.split("://", 1)[-1])
         place = paper_venue(rest, websocket)
