@@ -832,7 +832,7 @@ def _step_part(
     truncated: Any,
 ) -> None:
     """One step of the accounts of one part. See `step_accounts`."""
-    part, parts, count = np.int64(part), orders.shape[0], accounts.shape[0]
+    part, parts, count = int(part), orders.shape[0], accounts.shape[0]
     order = orders[part]
     end = (part + 1) * count // parts
     for start in range(part * count // parts, end, _BLOCK):
