@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from live.paper import rest_account, rest_compat, rest_market, rest_orders
+from live.paper import rest_account, rest_compat, rest_market, rest_orders, rest_trades
 from live.paper.account import Account
 from live.paper.auth import find_account
 from live.paper.calls import Call, Params, Route, Security
@@ -26,6 +26,7 @@ ROUTES: Mapping[tuple[str, str], Route] = MappingProxyType(
             *rest_market.ROUTES,
             *rest_account.ROUTES,
             *rest_orders.ROUTES,
+            *rest_trades.ROUTES,
             *rest_compat.ROUTES,
         )
     }

@@ -120,6 +120,7 @@ class PaperExchange:
         if self.between and self.lock_step:
             self.open_candle()
         market_streams.remember_books(self)
+        market_streams.recall_trades(self)
         self.flush()
 
     @property

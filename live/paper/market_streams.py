@@ -7,6 +7,7 @@ nothing to tell here (`!contractInfo`, `!assetIndex@arr`, composite indices, RPI
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -23,15 +24,28 @@ if TYPE_CHECKING:
     from live.paper.exchange import PaperExchange
 
 _LIQUIDATION = "autoclose-"
+_TAPE_LENGTH = 1000
+_PER_CANDLE = 1000
 _MARK_LISTS = ("!markPrice@arr", "!markPrice@arr@1s")
 _PARTIAL_DEPTH = ("depth5", "depth10", "depth20")
 
 
+@dataclass(frozen=True, slots=True)
+class MarketTrade:
+    """A move of the price as a trade. `trade_id` is the candle's number times 1000, plus a number within it."""
+
+    trade_id: int
+    price: Decimal
+    quantity: Decimal
+    time_ms: int
+    buyer_is_maker: bool
+
+
 @dataclass(slots=True)
 class Tape:
-    """What the streams must remember of each symbol: its newest trade, and the book as last sent."""
+    """What the streams must remember of each symbol: its newest trades, and the book as last sent."""
 
-    trades: dict[str, tuple[int, Decimal]] = field(default_factory=dict)
+    trades: dict[str, deque[MarketTrade]] = field(default_factory=dict)
     books: dict[str, tuple[int, Decimal, Decimal]] = field(default_factory=dict)
 
 
@@ -150,34 +164,69 @@ def remember_books(exchange: PaperExchange) -> None:
         exchange.tape.books[symbol] = (exchange.engine.clock_ms, *_best(exchange, symbol))
 
 
+def recall_trades(exchange: PaperExchange) -> None:
+    """Put the history's newest candles on the tape, one trade each."""
+    market = exchange.feed.market
+    for column, symbol in enumerate(exchange.symbols):
+        exchange.tape.trades[symbol] = deque(maxlen=_TAPE_LENGTH)
+        for index in range(max(0, exchange.index - _TAPE_LENGTH), exchange.index):
+            time_ms = int(market.open_time_ms[index]) + market.interval_ms - 1
+            _trade(
+                exchange,
+                symbol,
+                index,
+                exact(float(market.close[index, column])),
+                float(market.volume[index, column]),
+                time_ms,
+            )
+
+
 def publish_candle(exchange: PaperExchange, symbol: str, index: int) -> None:
     """Send a whole candle as one trade at its close."""
     market, column = exchange.feed.market, exchange.symbols.index(symbol)
     price, volume = exact(float(market.close[index, column])), float(market.volume[index, column])
-    publish_trade(exchange, symbol, price, volume)
+    _send_trade(exchange, symbol, _trade(exchange, symbol, index, price, volume, exchange.engine.clock_ms))
 
 
 def publish_trade(exchange: PaperExchange, symbol: str, price: Decimal, volume: float) -> None:
-    """Send one trade, of `volume` rounded down to the step."""
-    number, before = exchange.tape.trades.get(symbol, (0, price))
-    quantity = exchange.engine.instruments[symbol].round_quantity(Decimal(repr(volume)))
-    if not quantity:
-        return
-    number += 1
-    exchange.tape.trades[symbol] = (number, price)
+    """Send one trade within the present candle, of `volume` rounded down to the step."""
     now_ms = exchange.engine.clock_ms
-    common = {
-        "E": now_ms,
-        "s": symbol,
-        "p": plain(price),
-        "q": plain(quantity),
-        "T": now_ms,
-        "m": price < before,
-    }
+    _send_trade(exchange, symbol, _trade(exchange, symbol, exchange.index, price, volume, now_ms))
+
+
+def _trade(
+    exchange: PaperExchange, symbol: str, index: int, price: Decimal, volume: float, time_ms: int
+) -> MarketTrade | None:
+    """Put a trade on the tape; None when its quantity is less than a step."""
+    quantity = exchange.engine.instruments[symbol].round_quantity(exact(volume))
+    if not quantity:
+        return None
+    tape = exchange.tape.trades[symbol]
+    last = tape[-1] if tape else None
+    number = max(index * _PER_CANDLE, last.trade_id if last else 0) + 1
+    trade = MarketTrade(number, price, quantity, time_ms, last is not None and price < last.price)
+    tape.append(trade)
+    return trade
+
+
+def _send_trade(exchange: PaperExchange, symbol: str, trade: MarketTrade | None) -> None:
     name = symbol.lower()
-    aggregate = {"e": "aggTrade", "a": number, "f": number, "l": number, "nq": plain(quantity), "st": 1}
-    exchange.hub.send(f"{name}@aggTrade", {**aggregate, **common})
-    exchange.hub.send(f"{name}@trade", {"e": "trade", "t": number, "X": "MARKET", "st": 1, **common})
+    aggregate, single = f"{name}@aggTrade", f"{name}@trade"
+    if trade is None or not (exchange.hub.wants(aggregate) or exchange.hub.wants(single)):
+        return
+    number, quantity = trade.trade_id, plain(trade.quantity)
+    common: Event = {
+        "E": exchange.engine.clock_ms,
+        "s": symbol,
+        "p": plain(trade.price),
+        "q": quantity,
+        "T": trade.time_ms,
+        "m": trade.buyer_is_maker,
+        "st": 1,
+    }
+    numbers = {"a": number, "f": number, "l": number, "nq": quantity}
+    exchange.hub.send(aggregate, {"e": "aggTrade", **numbers, **common})
+    exchange.hub.send(single, {"e": "trade", "t": number, "X": "MARKET", **common})
 
 
 def publish_liquidations(exchange: PaperExchange, outbox: Iterable[tuple[Account, Event]]) -> None:

@@ -18,7 +18,7 @@ from live.paper.money import amount_text, exact, plain, price_text
 _DEPTH_LIMITS = frozenset({5, 10, 20, 50, 100, 500, 1000})
 _RATE_QUANTUM = Decimal("1e-8")
 _PERPETUAL_DELIVERY_MS = 4_133_404_800_000
-_KLINE_WEIGHT = by_limit(500, (99, 1), (499, 2), (1000, 5), (1500, 10))
+KLINE_WEIGHT = by_limit(500, (99, 1), (499, 2), (1000, 5), (1500, 10))
 _DEPTH_WEIGHT = by_limit(500, (50, 2), (100, 5), (500, 10), (1000, 20))
 
 
@@ -298,9 +298,9 @@ ROUTES: tuple[Route, ...] = (
     _public("/fapi/v1/ping", ping),
     _public("/fapi/v1/time", server_time),
     _public("/fapi/v1/exchangeInfo", exchange_info),
-    _public("/fapi/v1/klines", klines, _KLINE_WEIGHT),
-    _public("/fapi/v1/continuousKlines", continuous_klines, _KLINE_WEIGHT),
-    _public("/fapi/v1/markPriceKlines", mark_price_klines, _KLINE_WEIGHT),
+    _public("/fapi/v1/klines", klines, KLINE_WEIGHT),
+    _public("/fapi/v1/continuousKlines", continuous_klines, KLINE_WEIGHT),
+    _public("/fapi/v1/markPriceKlines", mark_price_klines, KLINE_WEIGHT),
     _public("/fapi/v1/premiumIndex", premium_index, by_symbol(1, 10)),
     Route("GET", "/fapi/v1/fundingRate", funding_rate, Security.NONE, 0, pool=Pool.FUNDING),
     Route("GET", "/fapi/v1/fundingInfo", funding_info, Security.NONE, 0, pool=Pool.FUNDING),
