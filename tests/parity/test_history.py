@@ -188,6 +188,6 @@ def test_histories_that_cannot_be_used_are_refused() -> None:
     with pytest.raises(MarketDataError, match="gave 3 closed candles"):
         load(list(range(3)), list(range(3)))
     with pytest.raises(MarketDataError, match="gap"):
-        load([*range(100), *range(101, 200)], [*range(100), *range(101, 200)])
+        load([*range(195), *range(196, 200)], [*range(195), *range(196, 200)])
     with pytest.raises(MarketDataError, match="different times"):
         load(list(range(200)), list(range(1, 201)))
