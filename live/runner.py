@@ -351,7 +351,7 @@ class _Session:
         finally:
             self._bridge.call(exchange.close())
         question = (
-            f"This trades REAL MONEY: {account.wallet_usdt} USDT, {', '.join(self._options.symbols)}, "
+            f"This trades REAL MONEY: {account.wallet_usdt:.2f} USDT, {', '.join(self._options.symbols)}, "
             f"agent {setup.agent.name}, max leverage {setup.env.max_leverage:g}."
         )
         if not self._options.confirm(question):

@@ -499,7 +499,7 @@ def test_what_is_not_an_exchange_is_not_traded_on(command: Command, tmp_path: Pa
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         ended = command("--paper", "--agent", "flat", "--paper-url", f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
