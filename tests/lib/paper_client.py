@@ -34,6 +34,7 @@ class PaperClient:
         self.server = server
         self._key = key
         self._secret = secret
+        self._sockets: list[aiohttp.ClientWebSocketResponse] = []
 
     def now_ms(self) -> int:
         """The exchange's clock, without asking for it over the wire."""
@@ -74,8 +75,16 @@ class PaperClient:
         return key
 
     async def hear(self, path: str) -> aiohttp.ClientWebSocketResponse:
-        """Open a WebSocket."""
-        return await self.session.ws_connect(self.server.ws_url + path)
+        """Open a WebSocket, closed with the client."""
+        patience = aiohttp.ClientWSTimeout(ws_close=0.2)
+        socket = await self.session.ws_connect(self.server.ws_url + path, timeout=patience)
+        self._sockets.append(socket)
+        return socket
+
+    async def close(self) -> None:
+        """Close the sockets. Left to the session's end, aiohttp may warn of them, by the collector's whim."""
+        for socket in self._sockets:
+            await socket.close()
 
     def ws_params(self, **params: Any) -> dict[str, Any]:
         """Parameters of a signed WS-API request."""
@@ -100,7 +109,11 @@ async def paper_client(server: PaperServer, key: str = "alice") -> AsyncIterator
     """A client whose secret is its key with `-secret`."""
     timeout = aiohttp.ClientTimeout(total=10)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        yield PaperClient(session, server, key, f"{key}-secret")
+        client = PaperClient(session, server, key, f"{key}-secret")
+        try:
+            yield client
+        finally:
+            await client.close()
 
 
 async def receive(socket: aiohttp.ClientWebSocketResponse, within_s: float = 5.0) -> Any:
