@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from envs.account import Execution, Plan
 from envs.base import Action, Observation
 from envs.features import FeatureConfig
 from envs.observation import ObservationSpec
@@ -31,10 +34,33 @@ class Agent(Protocol):
         """
 
     def act(self, observation: Observation, info: dict[str, Any]) -> Action:
-        """The action for this observation, in the environment's action space."""
+        """The action for this observation, in the environment's action space.
+
+        `info["view"]` is the `envs.view.MarketView`: prices, account and rules, for agents that read more than the
+        observation.
+        """
 
     def close(self) -> None:
         """Give back what the agent holds."""
+
+
+@runtime_checkable
+class HearsExecution(Protocol):
+    """An agent that wants to know what became of its action."""
+
+    def on_execution(self, plan: Plan, execution: Execution) -> None:
+        """Told after every execution, before the next candle: what was planned, and what came of it."""
+
+
+@runtime_checkable
+class KeepsRecords(Protocol):
+    """An agent that keeps records of its own beside the step log."""
+
+    def write_to(self, folder: Path) -> None:
+        """Told once where this run's files go, before the run."""
+
+    def notices(self) -> Sequence[str]:
+        """What a report should say about the agent's part, one line each; asked after the run."""
 
 
 @dataclass(frozen=True)

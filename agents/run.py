@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from agents.base import Agent
+from agents.base import Agent, HearsExecution
 from envs.account import EmergencyReport, Execution, Plan
 from envs.base import StepResult, TradingEnv, TradingWrapper
+from envs.view import VIEW
 
 
 class Ending(StrEnum):
@@ -54,11 +55,14 @@ def run(
     if report is not None:
         return RunResult(0, Ending.EMERGENCY, report)
     steps = 0
+    view = env.view
     while max_steps is None or steps < max_steps:
         if should_stop():
             return RunResult(steps, Ending.STOPPED)
-        plan = env.plan(agent.act(observation, info))
+        plan = env.plan(agent.act(observation, {**info, VIEW: view}))
         execution = env.execute(plan)
+        if isinstance(agent, HearsExecution):
+            agent.on_execution(plan, execution)
         if on_execution is not None:
             on_execution(plan, execution)
         result = env.advance()

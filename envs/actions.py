@@ -54,4 +54,16 @@ class QuantityScheme(_Scheme):
     scheme: Literal["quantity"] = "quantity"
 
 
-ActionScheme = Annotated[TargetScheme | SignalScheme | QuantityScheme, Field(discriminator="scheme")]
+class DecisionScheme(_Scheme):
+    """One row per symbol, [n, 5]: what to do, target quantity, leverage, stop, take-profit; see `envs.decisions`.
+
+    For agents that decide in words: a symbol can be left alone, which no number of the other schemes says in every
+    state, and a decision brings triggers of its own. A trigger that a decision leaves out is the scheme's fraction.
+    """
+
+    scheme: Literal["decision"] = "decision"
+
+
+ActionScheme = Annotated[
+    TargetScheme | SignalScheme | QuantityScheme | DecisionScheme, Field(discriminator="scheme")
+]

@@ -18,6 +18,7 @@ from envs.account import AccountSnapshot, Approved, Execution, Plan
 from envs.instruments import Instrument
 from envs.observation import ObservationSpec
 from envs.settings import EnvConfig
+from envs.view import MarketView, RecentCandles
 
 Observation = NDArray[np.float32]
 Action = NDArray[Any]
@@ -68,6 +69,20 @@ class TradingEnv(gym.Env[Observation, Action], abc.ABC):
     @abc.abstractmethod
     def flatten(self, reason: str) -> Execution:
         """Cancel every pending order and close every position at market."""
+
+    @property
+    @abc.abstractmethod
+    def interval_ms(self) -> int:
+        """Length of a candle."""
+
+    @abc.abstractmethod
+    def recent_candles(self, count: int) -> RecentCandles:
+        """The last `count` closed candles, or as many as are known."""
+
+    @property
+    def view(self) -> MarketView:
+        """What an agent may look at besides the observation."""
+        return MarketView(self)
 
     def stale_symbols(self) -> Sequence[str]:
         """Symbols whose last closed candle is too old to trade on. A simulation has none."""
@@ -126,6 +141,11 @@ class TradingWrapper(gym.Wrapper[Observation, Action, Observation, Action]):
     def flatten(self, reason: str) -> Execution:
         """See `TradingEnv.flatten`."""
         return self.trading.flatten(reason)
+
+    @property
+    def view(self) -> MarketView:
+        """See `TradingEnv.view`."""
+        return self.trading.view
 
     def stale_symbols(self) -> Sequence[str]:
         """See `TradingEnv.stale_symbols`."""

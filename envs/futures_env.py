@@ -42,6 +42,7 @@ from envs.planning import Planner, check_action, quantity_decimal, to_decimal
 from envs.scaler import FeatureScaler, identity_scaler
 from envs.settings import EnvConfig
 from envs.synthetic import synthetic_market
+from envs.view import RecentCandles
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -62,8 +63,8 @@ class FuturesEnv(TradingEnv):
     taker by `slippage_bps`; then candle t+1 plays (funding, stops, liquidation) and the account is marked at its
     close. docs/simulation.md has the rules to the last detail.
 
-    **Action space.** `Box(-1, 1, (n,))` for the target and signal schemes, an unbounded Box for quantities; see
-    `envs.actions`.
+    **Action space.** `Box(-1, 1, (n,))` for the target and signal schemes, an unbounded Box for quantities, a row per
+    symbol for decisions; see `envs.actions`.
 
     **Observation space.** `Box(-10, 10, (W * F + 3 * n + 2,))`, float32: the window of scaled features, oldest candle
     first, then per symbol exposure, unrealized PnL / equity, candles held / W, then drawdown and margin ratio;
@@ -147,8 +148,7 @@ class FuturesEnv(TradingEnv):
         self._step_float32: _CompiledStep | None = None
         self._compiled: dict[np.dtype[Any], _CompiledStep] = {}
 
-        bound = np.inf if self.config.action.scheme == "quantity" else 1.0
-        self.action_space = gym.spaces.Box(-bound, bound, (n,), np.float32)
+        self.action_space = self._planner.action_space
         self.observation_space = gym.spaces.Box(-CLIP, CLIP, (self._size,), np.float32)
 
     def _set_span(self, warmup: int, start: str | int | None, end: str | int | None) -> None:
@@ -217,7 +217,7 @@ class FuturesEnv(TradingEnv):
     def _step_otherwise(self, action: Action) -> StepResult:
         """A first step, one of other numbers than float32, or one that was begun in phases."""
         self._require_running()
-        if self._opened:
+        if self._opened or self._planner.decides:
             return super().step(action)
         # An action of another shape would be read as if it had a number for every symbol.
         vector = check_action(action, len(self.symbols))
@@ -288,6 +288,17 @@ class FuturesEnv(TradingEnv):
         return int(self.market.open_time_ms[self._t]) + self.market.interval_ms - 1
 
     @property
+    def interval_ms(self) -> int:
+        """Length of a candle."""
+        return self.market.interval_ms
+
+    def recent_candles(self, count: int) -> RecentCandles:
+        """The candles up to t."""
+        market, rows = self.market, slice(max(0, self._t + 1 - count), self._t + 1)
+        columns = (market.open, market.high, market.low, market.close, market.volume)
+        return RecentCandles(market.open_time_ms[rows].copy(), *(column[rows].copy() for column in columns))
+
+    @property
     def candle_index(self) -> int:
         """Index of the last closed candle in the market."""
         return self._t
@@ -316,7 +327,7 @@ class FuturesEnv(TradingEnv):
         """Orders sized at the close of candle t."""
         self._require_running()
         return self._planner.plan(
-            check_action(action, len(self.symbols)),
+            action,
             step=self._t - self._start,
             candle_close_ms=self.time_ms,
             equity_usdt=float(self._account[0]["equity"]),

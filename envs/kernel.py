@@ -33,7 +33,7 @@ OPEN, HIGH, LOW, CLOSE, FUNDING_OPEN, FUNDING_INNER = range(6)
 MAX_BRACKETS = 20
 
 # action schemes
-SCHEME_TARGET, SCHEME_SIGNAL, SCHEME_QUANTITY = range(3)
+SCHEME_TARGET, SCHEME_SIGNAL, SCHEME_QUANTITY, SCHEME_DECISION = range(4)
 # rewards
 REWARD_LOG_RETURN, REWARD_DIFFERENTIAL_SHARPE, REWARD_DRAWDOWN_PENALISED = range(3)
 # order codes: what the plan made of an action
@@ -216,7 +216,8 @@ def plan_orders(
 ) -> bool:
     """Turn an action into rounded orders. Sizing uses the close that was decided on.
 
-    `close` is [n]; fills `order`. False when the action is not finite; then `order` is undefined.
+    `close` is [n]; fills `order`. False when the action is not finite; then `order` is undefined. `action` is [n], or
+    [2n] for decisions: target quantities, then 1 where the symbol is to be traded and 0 where it is left alone.
     """
     n = position.shape[0]
     kept_gross = 0.0
@@ -243,6 +244,9 @@ def plan_orders(
                 desired = 0.0
             else:
                 desired = math.copysign(config.signal_fraction * sizing_equity, value)
+        elif scheme == SCHEME_DECISION and action[n + i] == 0.0:
+            desired = held
+            order[i].code = PLAN_HOLD
         else:
             desired = value * close[i]
         order[i].target = desired

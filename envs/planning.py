@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from envs.account import (
     Side,
     classify,
 )
+from envs.decisions import DECISION_HIGH, DECISION_LOW, decided_targets, with_decision
 from envs.errors import ActionError
 from envs.instruments import Instrument
 from envs.settings import EnvConfig, config_record, symbol_table
@@ -36,21 +38,35 @@ def to_decimal(value: float) -> Decimal:
     return Decimal(repr(float(value)))
 
 
-def check_action(action: Any, size: int) -> NDArray[np.float64]:
-    """The action as float64 [size].
+def check_action(action: Any, size: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """The action as float64 [size], or of the shape `size`.
 
     Raises:
         ActionError: another shape, not numbers, or not finite.
     """
+    shape = (size,) if isinstance(size, int) else size
     try:
         vector = np.asarray(action, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ActionError(f"action {action!r} is not a vector of {size} number(s)") from error
-    if vector.shape != (size,):
-        raise ActionError(f"action has shape {vector.shape}; expected ({size},), one entry per symbol")
+        raise ActionError(f"action {action!r} is not made of numbers of the shape {shape}") from error
+    if vector.shape != shape:
+        raise ActionError(f"action has shape {vector.shape}; expected {shape}, one entry per symbol")
     if not np.isfinite(vector).all():
         raise ActionError(f"action {vector.tolist()} is not finite; the step is refused")
     return vector
+
+
+def action_space(config: EnvConfig, n: int) -> gym.spaces.Box:
+    """The actions of an environment with `n` symbols: those that its scheme reads."""
+    match config.action.scheme:
+        case "decision":
+            low = np.tile(DECISION_LOW, (n, 1))
+            high = np.tile(DECISION_HIGH, (n, 1))
+            return gym.spaces.Box(low, high, (n, len(DECISION_LOW)), np.float64)
+        case "quantity":
+            return gym.spaces.Box(-np.inf, np.inf, (n,), np.float32)
+        case _:
+            return gym.spaces.Box(-1.0, 1.0, (n,), np.float32)
 
 
 class Planner:
@@ -58,6 +74,8 @@ class Planner:
 
     def __init__(self, config: EnvConfig, instruments: Sequence[Instrument]) -> None:
         self.instruments = tuple(instruments)
+        self.action_space = action_space(config, len(self.instruments))
+        self.decides = config.action.scheme == "decision"
         self.config_record = config_record(config)
         self.symbol_table = symbol_table(self.instruments, config)
 
@@ -72,7 +90,7 @@ class Planner:
         close: NDArray[np.float64],
         order: Any,
     ) -> Plan:
-        """The plan for `action` (float [n]).
+        """The plan for `action`, of the shape of `action_space`.
 
         `position` is [n] of POSITION_DTYPE and `close` [n] the closes decided on; `order` [n] of ORDER_DTYPE is
         overwritten.
@@ -80,7 +98,10 @@ class Planner:
         Raises:
             ActionError: the action has another shape or is not finite.
         """
-        vector = check_action(action, len(self.instruments))
+        asked = check_action(action, self.action_space.shape)
+        vector = asked
+        if self.decides:
+            vector = decided_targets(asked, position["quantity"], close, equity_usdt)
         kernel.plan_orders(
             self.config_record[0], self.symbol_table, position, equity_usdt, close, vector, order
         )
@@ -88,6 +109,13 @@ class Planner:
             self._entry(instrument, float(vector[i]), position[i], float(close[i]), order[i])
             for i, instrument in enumerate(self.instruments)
         )
+        if self.decides:
+            entries = tuple(
+                with_decision(entry, row, float(vector[i]), instrument)
+                for i, (entry, row, instrument) in enumerate(
+                    zip(entries, asked, self.instruments, strict=True)
+                )
+            )
         return Plan(step=step, candle_close_ms=candle_close_ms, entries=entries)
 
     def _entry(

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from envs import kernel
-from envs.actions import ActionScheme, QuantityScheme, SignalScheme, TargetScheme
+from envs.actions import ActionScheme, DecisionScheme, QuantityScheme, SignalScheme, TargetScheme
 from envs.config import StrictModel
 from envs.errors import ConfigError, InstrumentError
 from envs.instruments import Instrument
@@ -89,6 +89,8 @@ def config_record(config: EnvConfig) -> Any:
             row["signal_flips"] = action.flip
         case QuantityScheme():
             row["scheme"] = kernel.SCHEME_QUANTITY
+        case DecisionScheme():
+            row["scheme"] = kernel.SCHEME_DECISION
     match config.reward:
         case LogReturn():
             row["reward"] = kernel.REWARD_LOG_RETURN

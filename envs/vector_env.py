@@ -96,6 +96,10 @@ class FuturesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             render_mode=render_mode,
         )
         n = len(single.symbols)
+        if single.config.action.scheme == "decision":
+            raise ConfigError(
+                "decisions are planned one account at a time: use FuturesEnv, or another scheme"
+            )
         self.num_envs = num_envs
         self.market = single.market
         self.config = single.config

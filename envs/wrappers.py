@@ -128,7 +128,7 @@ class RiskControl(TradingWrapper):
             return super().plan(action)
         except ActionError as error:
             self._unreadable = Refused("action", "one finite number per symbol", str(error))
-            neutral = super().plan(np.zeros(len(self.symbols)))
+            neutral = super().plan(np.zeros(self.action_space.shape or ()))
             return replace(neutral, entries=tuple(_hold(entry) for entry in neutral.entries))
 
     def execute(self, plan: Plan | Approved[Plan]) -> Execution:

@@ -29,10 +29,11 @@ from envs.errors import (
 from envs.features import FeatureConfig
 from envs.instruments import Instrument
 from envs.observation import CLIP, observation_spec
-from envs.planning import Planner, check_action, to_decimal
+from envs.planning import Planner, to_decimal
 from envs.scaler import FeatureScaler
 from envs.settings import EnvConfig
 from envs.time_grid import format_time
+from envs.view import RecentCandles
 from envs.wrappers import transfer_scale
 from live.bridge import LoopThread
 from live.candle_feed import CandleFeed, RequestCandle
@@ -118,8 +119,7 @@ class LiveEnv(TradingEnv):
         self._desk = OrderDesk(exchange, self._account, self._triggers, config, self.instruments, agent)
         self.spec_observation = observation_spec(self.symbols, interval_ms, self._history.names, config)
         n = len(self.symbols)
-        bound = np.inf if config.action.scheme == "quantity" else 1.0
-        self.action_space = gym.spaces.Box(-bound, bound, (n,), np.float32)
+        self.action_space = self._planner.action_space
         self.observation_space = gym.spaces.Box(-CLIP, CLIP, (self.spec_observation.size,), np.float32)
         self._record = np.zeros(1, kernel.ACCOUNT_DTYPE)
         self._position = np.zeros(n, kernel.POSITION_DTYPE)
@@ -210,6 +210,15 @@ class LiveEnv(TradingEnv):
         """Close time of the last closed candle."""
         return self._history.last_close_ms
 
+    @property
+    def interval_ms(self) -> int:
+        """Length of a candle."""
+        return self._history.interval_ms
+
+    def recent_candles(self, count: int) -> RecentCandles:
+        """The newest closed candles, as far as the history goes back."""
+        return self._history.recent(count)
+
     def account(self) -> AccountSnapshot:
         """The account, marked at the last close."""
         closes = self._history.closes
@@ -251,7 +260,7 @@ class LiveEnv(TradingEnv):
     def plan(self, action: Action) -> Plan:
         """Orders sized at the last close, by the simulation's code."""
         return self._planner.plan(
-            check_action(action, len(self.symbols)),
+            action,
             step=self._step,
             candle_close_ms=self.time_ms,
             equity_usdt=float(self._record[0]["equity"]),

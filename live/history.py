@@ -14,6 +14,7 @@ from envs.features import FeatureConfig, feature_names, market_features
 from envs.funding import FundingSeries
 from envs.market import Market
 from envs.scaler import FeatureScaler, identity_scaler
+from envs.view import RecentCandles
 from live.exchange.base import Candle, FundingRate
 
 _FIELDS = ("open", "high", "low", "close", "volume")
@@ -82,6 +83,12 @@ class LiveHistory:
     def closes(self) -> NDArray[np.float64]:
         """Newest closes, float64 [n]."""
         return np.ascontiguousarray(self._values[-1, :, 3])
+
+    def recent(self, count: int) -> RecentCandles:
+        """The newest `count` closed candles, or as many as are kept: at least those that the features need."""
+        values = self._values[-count:].copy()
+        columns = (np.ascontiguousarray(values[..., column]) for column in range(len(_FIELDS)))
+        return RecentCandles(self._open_time_ms[-count:].copy(), *columns)
 
     def kernel_row(self) -> NDArray[np.float64]:
         """The newest candle as the kernel reads it, float64 [n, 6]; funding is not known here and 0."""

@@ -175,8 +175,10 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _bounded_actions(self) -> TrainConfig:
-        if self.env.action.scheme == "quantity":
-            raise ConfigError("env.action.scheme 'quantity' has no bounds; SAC needs 'target' or 'signal'")
+        if self.env.action.scheme in ("quantity", "decision"):
+            raise ConfigError(
+                f"env.action.scheme {self.env.action.scheme!r} has no bounds; SAC needs 'target' or 'signal'"
+            )
         return self
 
 
