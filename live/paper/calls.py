@@ -147,6 +147,7 @@ class Pool(Enum):
 
     WEIGHT = "weight"
     FUNDING = "funding"
+    DATA = "data"
 
 
 @dataclass(frozen=True, slots=True)

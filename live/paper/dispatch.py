@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from live.paper import rest_account, rest_compat, rest_market, rest_orders, rest_trades
+from live.paper import rest_account, rest_compat, rest_info, rest_market, rest_orders, rest_trades
 from live.paper.account import Account
 from live.paper.auth import find_account
 from live.paper.calls import Call, Params, Route, Security
@@ -27,10 +28,14 @@ ROUTES: Mapping[tuple[str, str], Route] = MappingProxyType(
             *rest_account.ROUTES,
             *rest_orders.ROUTES,
             *rest_trades.ROUTES,
+            *rest_info.ROUTES,
             *rest_compat.ROUTES,
         )
     }
 )
+
+_LOG = logging.getLogger(__name__)
+_MOST_UNSERVED = 200
 
 Verify = Callable[[Account], None]
 
@@ -66,6 +71,7 @@ class Dispatcher:
         self.exchange = exchange
         self.limits = limits
         self.faults = faults
+        self._unserved: set[tuple[str, str]] = set()
 
     async def answer(self, request: Request) -> Reply | None:
         """The reply to a request; None: the connection is to be cut without one."""
@@ -89,6 +95,7 @@ class Dispatcher:
     def _call(self, request: Request, reply: Reply) -> Any:
         route = ROUTES.get((request.method, request.path))
         if route is None:
+            self._note_unserved(request)
             raise ApiError(-5000, f"Path {request.path}, Method {request.method} is invalid", http_status=404)
         limits = self.limits
         try:
@@ -105,6 +112,14 @@ class Dispatcher:
         content = route.handler(Call(self.exchange, request.params, caller))
         self.exchange.flush()
         return content
+
+    def _note_unserved(self, request: Request) -> None:
+        """Say once of each path that it is not served; a client alone would hear of it as Binance says it."""
+        asked = (request.method, request.path)
+        if asked in self._unserved or len(self._unserved) >= _MOST_UNSERVED:
+            return
+        self._unserved.add(asked)
+        _LOG.warning("not served here: %s %s; the client was answered 404 with code -5000", *asked)
 
     async def _misbehave(self, request: Request, fault: RequestFault) -> Reply | None:
         kind = fault.kind

@@ -41,7 +41,8 @@ class LimitSettings(StrictModel):
         enforced: False only counts, for the headers.
         weight_per_minute: request weight of one address.
         orders_per_10s, orders_per_minute: orders of one account.
-        funding_per_5min: requests of one address for funding rates, which have a pool of their own.
+        funding_per_5min, data_per_5min: requests of one address for funding rates, and for `/futures/data`, which
+            have pools of their own.
         patience: refusals with 429 after which an address is banned.
         first_ban_s, longest_ban_s: length of the first ban; each further one is twice as long, up to the longest.
     """
@@ -51,6 +52,7 @@ class LimitSettings(StrictModel):
     orders_per_10s: int = Field(300, ge=1)
     orders_per_minute: int = Field(1200, ge=1)
     funding_per_5min: int = Field(500, ge=1)
+    data_per_5min: int = Field(1000, ge=1)
     patience: int = Field(50, ge=1)
     first_ban_s: float = Field(120.0, gt=0)
     longest_ban_s: float = Field(3 * 86_400.0, gt=0)
@@ -99,6 +101,7 @@ class Address:
 
     weight: Window = field(default_factory=lambda: Window(MINUTE_S))
     funding: Window = field(default_factory=lambda: Window(FIVE_MINUTES_S))
+    data: Window = field(default_factory=lambda: Window(FIVE_MINUTES_S))
     refusals: int = 0
     last_refusal_s: float = 0.0
     bans: int = 0
@@ -150,11 +153,13 @@ class Limits:
         address = self._addresses.setdefault(ip, Address())
         if self.settings.enforced and now_s < address.banned_until_s:
             raise self._banned(ip, address, now_s)
-        if route.pool is Pool.FUNDING:
-            used = address.funding.add(1, now_s)
-            if used > self.settings.funding_per_5min:
-                limit = _TOO_MANY.format(ip=ip, limit=self.settings.funding_per_5min, span="5 minutes")
-                self._refuse(ip, address, now_s, -1003, limit, address.funding.left_s(now_s))
+        if route.pool is not Pool.WEIGHT:
+            funding = route.pool is Pool.FUNDING
+            pool = address.funding if funding else address.data
+            most = self.settings.funding_per_5min if funding else self.settings.data_per_5min
+            if pool.add(1, now_s) > most:
+                text = _TOO_MANY.format(ip=ip, limit=most, span="5 minutes")
+                self._refuse(ip, address, now_s, -1003, text, pool.left_s(now_s))
             return []
         used = address.weight.add(route.weight_of(params), now_s)
         if used > self.settings.weight_per_minute:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import yarl
 
 from live.paper.runtime import PaperServer
 
@@ -98,7 +99,8 @@ class PaperClient:
 
     async def _send(self, method: str, path: str, query: str, headers: dict[str, str]) -> Answer:
         url = f"{self.server.rest_url}{path}" + (f"?{query}" if query else "")
-        async with self.session.request(method, url, headers=headers) as reply:
+        # As signed: nothing is to be encoded otherwise on the way.
+        async with self.session.request(method, yarl.URL(url, encoded=True), headers=headers) as reply:
             text = await reply.text()
             is_json = reply.content_type == "application/json"
             return Answer(reply.status, reply.headers, json.loads(text) if is_json else text)

@@ -102,23 +102,6 @@ def test_weights_are_the_documented_ones() -> None:
     assert found == WEIGHTS
 
 
-def test_every_futures_path_has_a_documented_weight_or_says_that_it_has_none() -> None:
-    documented = {path for _, path, _ in WEIGHTS}
-    alike = {
-        # the version before, another verb, or the same by another name
-        *("/fapi/v2/balance", "/fapi/v2/positionRisk", "/fapi/v1/ticker/price", "/fapi/v1/order/test"),
-        # not in the table that the others are from
-        *(
-            "/fapi/v1/openInterest",
-            "/fapi/v1/apiTradingStatus",
-            "/fapi/v1/orderAmendment",
-            "/fapi/v1/positionMargin/history",
-        ),
-    }
-    futures = {path for _, path in ROUTES if path.startswith("/fapi/")}
-    assert futures - documented - alike == set()
-
-
 def test_orders_are_counted_by_account() -> None:
     for (verb, path), route in ROUTES.items():
         placing = verb in ("POST", "PUT") and path in ORDERS
