@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -64,7 +65,8 @@ class PaperServer:
     """A paper exchange listening on a port of this machine.
 
     `with PaperServer.start(feed) as server:` runs it in a thread of this process; `server.rest_url` and
-    `server.ws_url` are what a client needs. The exchange's state lives in memory and ends with it.
+    `server.ws_url` are what a client needs. Without a `state` file the exchange's state lives in memory and ends
+    with it.
     """
 
     def __init__(
@@ -112,15 +114,23 @@ class PaperServer:
         instruments: Mapping[str, Instrument] | None = None,
         limits: LimitSettings | None = None,
         faults: FaultSchedule | None = None,
+        state: Path | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> PaperServer:
-        """Start an exchange in a thread and return once it listens. Port 0 takes a free one."""
+        """Start an exchange in a thread and return once it listens. Port 0 takes a free one.
+
+        `state` is the file that the exchange's state is kept in; see `live.paper.persistence`.
+        """
         exchange = PaperExchange(
-            feed, accounts, slippage_bps=slippage_bps, instruments=instruments, limits=limits
+            feed, accounts, slippage_bps=slippage_bps, instruments=instruments, limits=limits, state=state
         )
-        server = cls(exchange, host=host, port=port, faults=faults)
-        server._run_in_thread()
+        try:
+            server = cls(exchange, host=host, port=port, faults=faults)
+            server._run_in_thread()
+        except BaseException:
+            exchange.close()
+            raise
         return server
 
     @property
@@ -154,7 +164,7 @@ class PaperServer:
         return self._control("DELETE", "/paper/faults", None)
 
     def serve(self) -> None:
-        """Serve in the calling thread until interrupted."""
+        """Serve in the calling thread until interrupted. The exchange's state file stays open until `stop`."""
         self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
@@ -164,6 +174,7 @@ class PaperServer:
             self._thread.join()
             self._thread = None
         self._socket.close()
+        self.exchange.close()
 
     def __enter__(self) -> PaperServer:
         return self
