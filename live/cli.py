@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.console import Console
 
 from agents.baselines import BASELINES
 from agents.catalog import ACTIONS_PREFIX, find_training_run, is_training_run, make_agent
@@ -20,10 +22,13 @@ from envs.candles import interval_to_ms, load_candles
 from envs.config import read_yaml
 from envs.errors import ConfigError, PerpgymError
 from live.console import LiveConsole
+from live.exchange.connection import ConnectionSettings
+from live.flatten_command import FlattenOptions, run_flatten
 from live.runner import LiveOptions, run_live
-from live.venues import PaperOptions, VenueChoice
+from live.venues import PaperOptions, VenueChoice, account_venue
 
 _CONFIRMATION = "trade real money"
+_CLOSE_CONFIRMATION = "close everything"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -43,13 +48,17 @@ def live(
     ] = False,
     symbol: Annotated[
         list[str] | None,
-        typer.Option(help="Symbol to trade; repeat for several. Default: the training run's."),
+        typer.Option(
+            "--symbol",
+            "--symbols",
+            help="Symbol to trade, or to close; repeat for several, or with commas. Default: the training run's.",
+        ),
     ] = None,
     interval: Annotated[
         str | None, typer.Option(help="Candle interval. Default: the training run's.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML with the sections agent, env, features, risk.")
+        Path | None, typer.Option(help="YAML with the sections agent, env, features, risk, connection.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many candles.")] = None,
     max_drawdown: Annotated[
@@ -83,6 +92,10 @@ def live(
     acknowledge_emergency: Annotated[
         bool, typer.Option("--acknowledge-emergency", help="Start although an emergency halted the run.")
     ] = False,
+    flatten: Annotated[
+        bool,
+        typer.Option("--flatten", help="Run no agent: close every position, cancel every order, and end."),
+    ] = False,
     flat_on_exit: Annotated[
         bool, typer.Option("--flat-on-exit", help="Close all positions when the run ends.")
     ] = False,
@@ -94,16 +107,33 @@ def live(
 
     Without a choice of venue: the testnet when its credentials are set, else the embedded paper exchange.
     Ctrl+C stops after the current step and leaves positions as they are. Exit codes: 0 done, 2 wrong input,
-    3 emergency.
+    3 emergency, or not flat after --flatten.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     console = LiveConsole(quiet=quiet)
+    symbols = tuple(one.strip() for text in symbol or () for one in text.split(",") if one.strip())
     try:
+        if flatten:
+            given = {
+                "--train-id": train_id,
+                "--agent": agent,
+                "--steps": steps,
+                "--candles": candles,
+                "--flat-on-exit": flat_on_exit,
+            }
+            _refuse_beside_flatten([name for name, value in given.items() if value])
+            closing = FlattenOptions(
+                account_venue(_choice(paper, testnet, live_money), PaperOptions(url=paper_url), os.environ),
+                symbols,
+                connection=_connection(dict(read_yaml(config)) if config is not None else {}, config),
+                confirm=lambda question: yes or _confirm(question, _CLOSE_CONFIRMATION),
+            )
+            raise typer.Exit(run_flatten(closing, Console(highlight=False, soft_wrap=True)))
         options = _options(
             train_id=train_id,
             agent=agent,
             choice=_choice(paper, testnet, live_money),
-            symbols=tuple(symbol or ()),
+            symbols=symbols,
             interval=interval,
             config=config,
             max_drawdown=max_drawdown,
@@ -130,6 +160,19 @@ def live(
     except PerpgymError as error:
         _fail(error)
     raise typer.Exit(result.exit_code)
+
+
+def _refuse_beside_flatten(given: list[str]) -> None:
+    if given:
+        raise ConfigError(f"--flatten runs no agent: leave out {', '.join(given)}")
+
+
+def _connection(sections: dict[str, Any], path: Path | None) -> ConnectionSettings:
+    """Take the section `connection` out of a config file's."""
+    values = sections.pop("connection", None) or {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: section 'connection' is {values!r}; expected settings as 'name: value'")
+    return ConnectionSettings.parse(values, where=f"{path}: connection")
 
 
 def _fail(error: PerpgymError) -> NoReturn:
@@ -191,6 +234,7 @@ def _options(
     if (paper.funding or paper.marks) and not paper.candles:
         raise ConfigError("--funding and --mark belong to --candles; give those too")
     sections = dict(read_yaml(config)) if config is not None else {}
+    connection = _connection(sections, config)
     if max_drawdown is not None:
         given = sections.get("risk") or {}
         if not isinstance(given, Mapping):
@@ -221,6 +265,7 @@ def _options(
         folder=folder,
         choice=choice,
         paper=paper,
+        connection=connection,
         steps=steps,
         acknowledge_emergency=acknowledge_emergency,
         flat_on_exit=flat_on_exit,
@@ -239,10 +284,10 @@ def _paper_of_run(paper: PaperOptions, metadata: RunMetadata, *, given: bool) ->
     return paper
 
 
-def _confirm(question: str) -> bool:
+def _confirm(question: str, wanted: str = _CONFIRMATION) -> bool:
     print(question)
     try:
-        return input(f"Type '{_CONFIRMATION}' to go on: ").strip() == _CONFIRMATION
+        return input(f"Type '{wanted}' to go on: ").strip() == wanted
     except EOFError:
         return False
 

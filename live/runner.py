@@ -29,6 +29,7 @@ from live.env import LiveEnv, Resume
 from live.exchange.base import Exchange
 from live.exchange.binance import BinanceExchange
 from live.exchange.client_ids import check_agent_name
+from live.exchange.connection import ConnectionSettings
 from live.recovery import Logged, TransferMark, read_logged, run_lock, sessions_of, write_session
 from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
 
@@ -44,6 +45,7 @@ class LiveOptions:
         symbols, interval_ms: what it trades, and how often.
         folder: where step logs, emergencies and state go.
         choice, paper: where it trades.
+        connection: patience with the exchange, and what it does when this process dies.
         steps: end after so many; None goes on.
         acknowledge_emergency: clear a halt before starting.
         flat_on_exit: close the positions when the run is stopped or its steps are done.
@@ -58,6 +60,7 @@ class LiveOptions:
     folder: Path
     choice: VenueChoice = VenueChoice.AUTO
     paper: PaperOptions = field(default_factory=PaperOptions)
+    connection: ConnectionSettings = field(default_factory=ConnectionSettings)
     steps: int | None = None
     acknowledge_emergency: bool = False
     flat_on_exit: bool = False
@@ -174,7 +177,7 @@ class _Session:
         options, session = self._options, self._session
         if session.venue.real_money:
             self._confirm_real_money()
-        exchange = BinanceExchange(session.venue, session.credentials, options.symbols)
+        exchange = options.connection.connector(session.venue, session.credentials, options.symbols)
         self._bridge.call(exchange.connect())
         try:
             return self._run_connected(exchange)

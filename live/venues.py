@@ -120,11 +120,56 @@ def open_venue(
     if paper.candles or paper.url:
         raise ConfigError(f"--candles and --paper-url are for the paper exchange, not for {choice.value}")
     place = venue(choice.value)
-    text = {
-        VenueChoice.TESTNET: "Binance futures testnet: real connections, play money",
-        VenueChoice.LIVE: "BINANCE FUTURES, REAL MONEY",
-    }[choice]
-    return VenueSession(place, load_credentials(place, environ), place.name, text)
+    return VenueSession(place, load_credentials(place, environ), place.name, _BINANCE_TEXTS[choice])
+
+
+@dataclass(frozen=True)
+class AccountVenue:
+    """An account that exists without this process. `description` is for people."""
+
+    venue: Venue
+    credentials: Credentials
+    description: str
+
+
+_BINANCE_TEXTS = {
+    VenueChoice.TESTNET: "Binance futures testnet: real connections, play money",
+    VenueChoice.LIVE: "BINANCE FUTURES, REAL MONEY",
+}
+
+
+def account_venue(choice: VenueChoice, paper: PaperOptions, environ: Mapping[str, str]) -> AccountVenue:
+    """The account that is meant, without an agent and a market: for looking at it, or closing it.
+
+    Raises:
+        ConfigError: the embedded paper exchange is meant, whose accounts end with their session.
+        CredentialsError: keys for the venue are missing.
+    """
+    if choice is VenueChoice.AUTO:
+        testnet = have_testnet_credentials(environ) and paper.url is None
+        choice = VenueChoice.TESTNET if testnet else VenueChoice.PAPER
+    if choice is not VenueChoice.PAPER:
+        if paper.url is not None:
+            raise ConfigError(f"--paper-url is for the paper exchange, not for {choice.value}")
+        place = venue(choice.value)
+        return AccountVenue(place, load_credentials(place, environ), _BINANCE_TEXTS[choice])
+    if paper.url is None:
+        raise ConfigError(
+            "an embedded paper exchange ends with its session, so there is nothing to close; give --paper-url URL, "
+            "--testnet or --live"
+        )
+    place = _paper_place(paper.url)
+    _paper_state(place.rest_url)
+    return AccountVenue(
+        place, Credentials(paper.api_key, paper.api_secret), f"paper exchange at {place.rest_url}"
+    )
+
+
+def _paper_place(url: str) -> Venue:
+    rest = url.rstrip("/")
+    if not rest.startswith(("http://", "https://")):
+        raise ConfigError(f"--paper-url {url!r}: give a URL such as http://127.0.0.1:8899")
+    return paper_venue(rest, re.sub(r"^http", "ws", rest))
 
 
 def _open_paper(
@@ -136,12 +181,9 @@ def _open_paper(
             raise ConfigError(
                 "give --candles or --paper-url, not both: a running exchange has its own market"
             )
-        rest = paper.url.rstrip("/")
-        if not rest.startswith(("http://", "https://")):
-            raise ConfigError(f"--paper-url {paper.url!r}: give a URL such as http://127.0.0.1:8899")
-        websocket = re.sub(r"^http", "ws", rest)
+        place = _paper_place(paper.url)
+        rest = place.rest_url
         key = "paper_" + re.sub(r"[^A-Za-z0-9.]+", "_", rest.split("://", 1)[-1])
-        place = paper_venue(rest, websocket)
         state = _paper_state(rest)
         if state["interval"] != interval_name(interval_ms):
             raise ConfigError(

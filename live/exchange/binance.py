@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from envs.account import Fill, Order
@@ -25,12 +27,15 @@ from live.exchange.base import (
     TriggerReport,
     UserEvent,
 )
+from live.exchange.budget import RequestBudget
 from live.exchange.buffer import EventStream
 from live.exchange.candle_stream import CandleStream
+from live.exchange.checks import OrderChecks
+from live.exchange.dead_man import DeadMan
 from live.exchange.history import MARK_KLINES, PAGE_CANDLES, History
 from live.exchange.listing import Listing, naming_unknown_symbol
 from live.exchange.orders import Orders
-from live.exchange.rest import DEFAULT_RECV_WINDOW_MS, DEFAULT_TIMEOUT_S, BinanceRest
+from live.exchange.rest import DEFAULT_CLOCK_EVERY_S, DEFAULT_RECV_WINDOW_MS, DEFAULT_TIMEOUT_S, BinanceRest
 from live.exchange.sockets import StreamSettings
 from live.exchange.trades import Trades
 from live.exchange.user_stream import UserStream
@@ -51,6 +56,11 @@ class BinanceExchange(Exchange):
             unclear order can be known not to exist.
         timeout_s: for the reply to a request.
         back_end_delay_s: margin after the receive window before an order that is not found counts as not there.
+        budget: the exchange's limits, where several connectors of one address and account share them.
+        clock_every_s: how often the exchange's clock is measured again.
+        dead_man_s: countdown after which the exchange cancels the traded symbols' resting ordinary orders unless it
+            hears from this connector; None leaves them. Trigger orders stay.
+        rng: of the jitter of pauses; seeded, they are the same each time.
 
     Raises:
         ConfigError: a symbol is given twice, or a leverage is below 1 or for another symbol.
@@ -68,6 +78,10 @@ class BinanceExchange(Exchange):
         recv_window_ms: int = DEFAULT_RECV_WINDOW_MS,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         back_end_delay_s: float = 1.0,
+        budget: RequestBudget | None = None,
+        clock_every_s: float = DEFAULT_CLOCK_EVERY_S,
+        dead_man_s: float | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         if len(set(symbols)) != len(symbols):
             raise ConfigError(f"a symbol is given twice in {', '.join(symbols)}")
@@ -89,12 +103,24 @@ class BinanceExchange(Exchange):
             policy=retry or RetryPolicy(),
             recv_window_ms=recv_window_ms,
             timeout_s=timeout_s,
+            budget=budget,
+            clock_every_s=clock_every_s,
+            rng=rng,
         )
+        self._prices: dict[str, Decimal] = {}
         self._listing = Listing(self._rest)
         self._history = History(self._rest)
         self._account = AccountReader(self._rest)
         self._trades = Trades(self._rest, self.name)
-        self._orders = Orders(self._rest, self._trades, back_end_delay_s=back_end_delay_s)
+        self._orders = Orders(
+            self._rest,
+            self._trades,
+            checks=OrderChecks(self._rest, self.loaded, self._prices),
+            back_end_delay_s=back_end_delay_s,
+        )
+        self._dead_man = (
+            DeadMan(self._orders.cancel_later, symbols, dead_man_s) if dead_man_s is not None else None
+        )
         self._open_streams: list[EventStream[Any]] = []
 
     def __repr__(self) -> str:
@@ -112,14 +138,14 @@ class BinanceExchange(Exchange):
         await self._rest.open()
         try:
             if self._rest.has_key:
-                self.loaded, _ = await asyncio.gather(
-                    self.instruments(self.traded), self._account.check_modes()
-                )
+                await asyncio.gather(self.instruments(self.traded), self._account.check_modes())
                 await asyncio.gather(
                     *(self._account.prepare(one, self._wanted_leverage.get(one)) for one in self.traded)
                 )
+                if self._dead_man is not None:
+                    await self._dead_man.start()
             else:
-                self.loaded = await self.instruments(self.traded)
+                await self.instruments(self.traded)
         except BaseException:
             await self.close()
             raise
@@ -128,6 +154,8 @@ class BinanceExchange(Exchange):
         """End all streams and connections. Orders and positions stay as they are."""
         streams, self._open_streams = self._open_streams, []
         await asyncio.gather(*(stream.aclose() for stream in streams))
+        if self._dead_man is not None:
+            await self._dead_man.stop()
         await self._rest.close()
 
     def now_ms(self) -> int:
@@ -150,7 +178,9 @@ class BinanceExchange(Exchange):
 
     async def instruments(self, symbols: Sequence[str]) -> dict[str, Instrument]:
         """Trading rules; leverage brackets and fees are the account's, or without a key those of the bundled table."""
-        return await self._listing.instruments(symbols)
+        found = await self._listing.instruments(symbols)
+        self.loaded |= {symbol: found[symbol] for symbol in symbols if symbol in self.traded}
+        return found
 
     async def candles(
         self,
@@ -205,9 +235,14 @@ class BinanceExchange(Exchange):
             read_history=read_history,
             clock=self._rest.clock,
             settings=self._streams,
+            rng=self._rest.rng,
+            on_price=self._note_price,
         )
         self._open_streams.append(stream)
         return stream
+
+    def _note_price(self, symbol: str, price: float) -> None:
+        self._prices[symbol] = Decimal(repr(price))
 
     def stream_user_events(self) -> AsyncIterator[UserEvent]:
         """The account's events; see `Exchange.stream_user_events`. Ends with `close`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class CandleStream(EventStream[Candle]):
 
     A hole shows itself in four ways, and each is filled from REST before anything newer is delivered: the socket was
     opened anew; a message belongs to a later candle than the next one due; another symbol's candle closed `late_s`
-    ago; nothing came for `silence_s`.
+    ago; nothing came for `silence_s`. `on_price` hears every last price, also of candles that are still open.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class CandleStream(EventStream[Candle]):
         read_history: ReadHistory,
         clock: ExchangeClock,
         settings: StreamSettings,
+        rng: random.Random | None = None,
+        on_price: Callable[[str, float], None] = lambda _symbol, _price: None,
     ) -> None:
         super().__init__(settings.buffer)
         name = interval_name(interval_ms)
@@ -59,9 +62,10 @@ class CandleStream(EventStream[Candle]):
         first_ms = ((after_ms - offset_ms) // interval_ms + 1) * interval_ms + offset_ms
         self._next_ms = dict.fromkeys(symbols, first_ms)
         self._read_history = read_history
+        self._on_price = on_price
         self._clock = clock
         self._settings = settings
-        self._backoff = Backoff(settings)
+        self._backoff = Backoff(settings, rng)
         self._silence_s = settings.silence_s
         self._overdue_at_s: float | None = None
         self.start(self._run(), "candle stream")
@@ -125,6 +129,7 @@ class CandleStream(EventStream[Candle]):
             due_ms = self._next_ms.get(symbol)
             if due_ms is None or open_ms < due_ms:
                 return
+            self._on_price(symbol, float(kline["c"]))
             if open_ms > due_ms:
                 await self._fill(symbol, before_ms=open_ms)
             if closed and open_ms == self._next_ms[symbol]:

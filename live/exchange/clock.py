@@ -1,9 +1,9 @@
-"""The exchange's clock, seen from here, and how much of its request limit is used."""
+"""The exchange's clock, seen from here."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 
 class ExchangeClock:
@@ -49,39 +49,3 @@ class ExchangeClock:
                 best = (half_trip, server_ms - (before_ms + after_ms) / 2)
         if best is not None:
             self.uncertainty_ms, self.offset_ms = best
-
-
-class RequestBudget:
-    """The request weight used in the present minute, from the reply headers, and any ban in force."""
-
-    SLOW_DOWN_AT = 0.8
-
-    def __init__(self) -> None:
-        self.limit_per_minute = 2400
-        self.used_weight = 0
-        self._noted_at_s = 0.0
-        self._banned_until_s = 0.0
-
-    def note(self, headers: Mapping[str, str]) -> None:
-        """Read the used weight from a reply's headers, where it is there."""
-        text = headers.get("X-MBX-USED-WEIGHT-1M", "")
-        if text.isdigit():
-            self.used_weight = int(text)
-            self._noted_at_s = time.time()
-
-    def ban(self, seconds: float) -> None:
-        """Send nothing for so long: the exchange said so."""
-        self._banned_until_s = max(self._banned_until_s, time.monotonic() + seconds)
-
-    def ban_left_s(self) -> float:
-        """Seconds until something may be sent again; 0 when there is no ban."""
-        return max(0.0, self._banned_until_s - time.monotonic())
-
-    def pause_s(self) -> float:
-        """How long a bulk download has to pause to stay clear of the limit: to the end of the minute, or 0."""
-        if self.used_weight < self.SLOW_DOWN_AT * self.limit_per_minute:
-            return 0.0
-        now_s = time.time()
-        if int(now_s // 60) != int(self._noted_at_s // 60):
-            return 0.0
-        return 60.0 - now_s % 60 + 0.2

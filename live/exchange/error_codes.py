@@ -136,6 +136,10 @@ _RULES |= {
     for code in range(-4211, -4201)
 }
 _RULES |= {
+    code: ErrorRule(Outcome.REFUSED, "Nothing to amend: cancel the order and place another.")
+    for code in (-5024, -5025, -5026, -5029, -5047)
+}
+_RULES |= {
     code: ErrorRule(Outcome.FORBIDDEN, "The account may only reduce positions (trading rules); stop opening.")
     for code in range(-4403, -4399)
 }
@@ -148,6 +152,7 @@ UNKNOWN_ORDER = -2011
 DUPLICATE_CLIENT_ORDER_ID = -4116
 LISTEN_KEY_DOES_NOT_EXIST = -1125
 INVALID_SYMBOL = -1121
+TOO_MANY_ORDERS = -1015
 
 _NO_REPLY = ErrorRule(Outcome.UNKNOWN, _ASK)
 _UNAVAILABLE = ErrorRule(Outcome.FAILED, "The exchange is not available; try again later.")
@@ -169,7 +174,7 @@ def rule_for(code: int | None, http_status: int, message: str) -> ErrorRule:
         message: Binance's text; it tells the kinds of 503 apart.
     """
     if http_status in (418, 429):
-        return RULES[-1003]
+        return RULES[TOO_MANY_ORDERS if code == TOO_MANY_ORDERS else -1003]
     if code is not None and code in RULES:
         return RULES[code]
     if http_status == 403:

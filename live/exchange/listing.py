@@ -72,9 +72,7 @@ class Listing:
 
     async def _listed(self) -> dict[str, Json]:
         reply = await self._rest.read("futures_exchange_info")
-        for rule in reply.get("rateLimits", ()):
-            if rule.get("rateLimitType") == "REQUEST_WEIGHT" and rule.get("interval") == "MINUTE":
-                self._rest.budget.limit_per_minute = int(rule["limit"]) // int(rule.get("intervalNum", 1))
+        self._rest.budget.learn_limits(reply.get("rateLimits"))
         return {str(entry["symbol"]): entry for entry in reply["symbols"]}
 
     def _checked(self, symbol: str, listed: Mapping[str, Json]) -> Json:

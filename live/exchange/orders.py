@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 from envs.account import ZERO, Fill, Order
@@ -28,6 +29,8 @@ from envs.errors import (
 )
 from live.exchange import parse
 from live.exchange.base import OpenOrder, OrderReport, TriggerOrder, TriggerReport
+from live.exchange.budget import reducing_risk
+from live.exchange.checks import OrderChecks
 from live.exchange.client_ids import MAX_LENGTH
 from live.exchange.error_codes import DUPLICATE_CLIENT_ORDER_ID, ORDER_DOES_NOT_EXIST, UNKNOWN_ORDER
 from live.exchange.parse import Json, decimal_of, plain
@@ -48,18 +51,35 @@ Find = Callable[[], Awaitable[Json | None]]
 
 
 class Orders:
-    """Orders of one account. `back_end_delay_s` is the margin after the receive window."""
+    """Orders of one account.
+
+    Args:
+        rest, trades: how it is asked.
+        checks: what an order must pass before it is sent.
+        back_end_delay_s: the margin after the receive window.
+    """
 
     def __init__(
-        self, rest: BinanceRest, trades: Trades, *, back_end_delay_s: float = _BACK_END_DELAY_S
+        self,
+        rest: BinanceRest,
+        trades: Trades,
+        *,
+        checks: OrderChecks,
+        back_end_delay_s: float = _BACK_END_DELAY_S,
     ) -> None:
         self._rest = rest
         self._trades = trades
+        self._checks = checks
         self._window_s = rest.recv_window_ms / 1000 + back_end_delay_s
 
     async def place(self, order: Order) -> OrderReport:
         """Send a market order; see `Exchange.place`."""
+        with reducing_risk() if order.reduce_only else nullcontext():
+            return await self._place(order)
+
+    async def _place(self, order: Order) -> OrderReport:
         client_id = _require_id(order.client_order_id, order.symbol)
+        await self._checks.order(order)
         params: dict[str, Any] = {
             "symbol": order.symbol,
             "side": order.side.value,
@@ -92,7 +112,14 @@ class Orders:
 
     async def place_trigger(self, trigger: TriggerOrder) -> TriggerReport:
         """Rest a stop or take-profit in the algo-order service; see `Exchange.place_trigger`."""
+        with reducing_risk():
+            report = await self._place_trigger(trigger)
+        self._checks.placed(report)
+        return report
+
+    async def _place_trigger(self, trigger: TriggerOrder) -> TriggerReport:
         client_id = _require_id(trigger.client_order_id, trigger.symbol)
+        await self._checks.trigger(trigger)
         params: dict[str, Any] = {
             "symbol": trigger.symbol,
             "side": trigger.side.value,
@@ -125,22 +152,24 @@ class Orders:
 
     async def cancel(self, symbol: str, client_order_id: str) -> OrderReport | None:
         """Cancel an order and tell how it ended; an order that is gone already is no error."""
-        try:
-            await self._rest.read("futures_cancel_order", symbol=symbol, origClientOrderId=client_order_id)
-        except ExchangeError as error:
-            if error.code not in (UNKNOWN_ORDER, ORDER_DOES_NOT_EXIST):
-                raise
-        return await self.order(symbol, client_order_id)
+        with reducing_risk():
+            await self._cancel(symbol, origClientOrderId=client_order_id)
+            return await self.order(symbol, client_order_id)
 
     async def cancel_trigger(self, symbol: str, client_order_id: str) -> TriggerReport | None:
         """Cancel a trigger order and tell how it ended; one that is gone already is no error."""
+        with reducing_risk():
+            await self._cancel(symbol, clientAlgoId=client_order_id)
+            self._checks.cancelled(client_order_id)
+            found = await self._find_trigger(symbol, client_order_id)
+            return None if found is None else parse.trigger_report(found)
+
+    async def _cancel(self, symbol: str, **name: Any) -> None:
         try:
-            await self._rest.read("futures_cancel_order", symbol=symbol, clientAlgoId=client_order_id)
+            await self._rest.read("futures_cancel_order", symbol=symbol, **name)
         except ExchangeError as error:
             if error.code not in (UNKNOWN_ORDER, ORDER_DOES_NOT_EXIST):
                 raise
-        found = await self._find_trigger(symbol, client_order_id)
-        return None if found is None else parse.trigger_report(found)
 
     async def open_orders(self, symbol: str | None) -> list[OpenOrder]:
         """Resting orders of both kinds."""
@@ -148,14 +177,22 @@ class Orders:
             self._rest.read("futures_get_open_orders", symbol=symbol),
             self._rest.read("futures_get_open_orders", symbol=symbol, conditional=True),
         )
+        if symbol is None:
+            self._checks.count(triggers)
         return [parse.open_order(row) for row in (*ordinary, *triggers)]
 
     async def cancel_all(self, symbol: str) -> None:
         """Cancel resting orders of both kinds: the exchange's cancel-all leaves triggers alone."""
-        await asyncio.gather(
-            self._rest.read("futures_cancel_all_open_orders", symbol=symbol),
-            self._rest.read("futures_cancel_all_open_orders", symbol=symbol, conditional=True),
-        )
+        with reducing_risk():
+            await asyncio.gather(
+                self._rest.read("futures_cancel_all_open_orders", symbol=symbol),
+                self._rest.read("futures_cancel_all_open_orders", symbol=symbol, conditional=True),
+            )
+        self._checks.cancelled_all(symbol)
+
+    async def cancel_later(self, symbol: str, countdown_ms: int) -> None:
+        """Have the exchange cancel the symbol's ordinary orders after a time, unless asked again; 0 takes it back."""
+        await self._rest.read("futures_countdown_cancel_all", symbol=symbol, countdownTime=countdown_ms)
 
     async def _submit(self, send: Send, find: Find, find_slowly: Find, what: str, client_id: str) -> Json:
         policy = self._rest.policy
@@ -172,8 +209,8 @@ class Orders:
                 await self._rest.sync_clock()
                 continue
             except RateLimitedError as error:
-                if attempt >= policy.attempts or error.retry_after_s > policy.max_wait_s:
-                    raise
+                if attempt >= policy.attempts or error.retry_after_s > self._rest.patience_s():
+                    raise _about(error, what, client_id) from error
                 failure: ExchangeError = error
                 pause_s = error.retry_after_s
             except (OrderRejectedError, AuthenticationError) as error:
@@ -183,13 +220,16 @@ class Orders:
                         return found
                 raise _about(error, what, client_id) from error
             except ExchangeUnavailableError as error:
-                failure, pause_s = error, policy.delay_s
+                failure, pause_s = error, policy.pause_s(attempt, self._rest.rng)
             except OutcomeUnknownError as error:
                 _LOG.warning("%s (%s): %s; asking what became of it", what, client_id, error)
                 found = await self._resolve(find, find_slowly, sent_s, what, client_id, error)
                 if found is not None:
                     return found
-                failure, pause_s = error, policy.delay_s
+                failure, pause_s = error, policy.pause_s(attempt, self._rest.rng)
+            except ExchangeError as error:
+                # "Not found" and the like are no answers to an order, but say that there is none.
+                raise _about(error, what, client_id, OrderRejectedError) from error
             if attempt >= policy.attempts:
                 raise ExchangeUnavailableError(
                     f"{what} ({client_id}) could not be placed in {policy.attempts} attempts and does not exist "
@@ -200,7 +240,7 @@ class Orders:
                 ) from failure
             _LOG.warning("%s (%s), attempt %d of %d: %s", what, client_id, attempt, policy.attempts, failure)
             attempt += 1
-            await asyncio.sleep(pause_s)
+            await self._rest.sleep(pause_s)
             found = await self._ask(find, what, client_id)
             if found is not None:
                 return found
@@ -302,13 +342,19 @@ def _require_id(client_id: str | None, symbol: str) -> str:
     return client_id
 
 
-def _about(error: ExchangeError, what: str, client_id: str) -> ExchangeError:
-    return type(error)(
-        f"{what} ({client_id}): {error}",
-        code=error.code,
-        http_status=error.http_status,
-        client_order_id=client_id,
-    )
+def _about(
+    error: ExchangeError, what: str, client_id: str, kind: type[ExchangeError] | None = None
+) -> ExchangeError:
+    """The same error, naming the order."""
+    text = f"{what} ({client_id}): {error}"
+    if isinstance(error, RateLimitedError):
+        named: ExchangeError = RateLimitedError(
+            text, retry_after_s=error.retry_after_s, code=error.code, http_status=error.http_status
+        )
+    else:
+        named = (kind or type(error))(text, code=error.code, http_status=error.http_status)
+    named.client_order_id = client_id
+    return named
 
 
 def _unresolved(what: str, client_id: str, cause: ExchangeError) -> OutcomeUnknownError:

@@ -5,6 +5,7 @@ Money, prices of orders and quantities are Decimal; market data are floats; time
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,15 +23,27 @@ class RetryPolicy:
 
     Attributes:
         attempts: how often it is sent in all.
-        delay_s: pause between two attempts, in seconds.
+        delay_s: pause after the first attempt, in seconds; doubled with each further one.
+        longest_delay_s: and no longer than this.
+        jitter_fraction: each pause is longer or shorter by up to this fraction of it, so that programs that failed
+            together do not come back together.
         max_wait_s: longest pause that the exchange may ask for (HTTP 429); beyond it the error is raised.
+        max_wait_risk_s: the same for requests that reduce risk: closing a position late is better than not at all.
         resolve_s: longest time spent on finding out what became of an order, in seconds.
     """
 
     attempts: int = 3
     delay_s: float = 1.0
+    longest_delay_s: float = 8.0
+    jitter_fraction: float = 0.25
     max_wait_s: float = 10.0
+    max_wait_risk_s: float = 65.0
     resolve_s: float = 30.0
+
+    def pause_s(self, attempt: int, rng: random.Random) -> float:
+        """Pause after the failure of attempt 1, 2, ..., in seconds."""
+        pause_s = min(self.delay_s * 2.0 ** (attempt - 1), self.longest_delay_s)
+        return pause_s * (1 + rng.uniform(-self.jitter_fraction, self.jitter_fraction))
 
 
 @dataclass(frozen=True, slots=True)

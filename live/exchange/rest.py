@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -30,14 +31,17 @@ from envs.errors import (
     RateLimitedError,
 )
 from live.exchange.base import RetryPolicy
-from live.exchange.clock import ExchangeClock, RequestBudget
-from live.exchange.error_codes import Outcome, rule_for
+from live.exchange.budget import RequestBudget, Urgency, present_urgency
+from live.exchange.clock import ExchangeClock
+from live.exchange.error_codes import TOO_MANY_ORDERS, Outcome, rule_for
+from live.exchange.weights import cost_of
 from live.settings import MASK, Credentials, Venue
 
 _LOG = logging.getLogger(__name__)
 
 DEFAULT_RECV_WINDOW_MS = 5000
 DEFAULT_TIMEOUT_S = 10.0
+DEFAULT_CLOCK_EVERY_S = 900.0
 _CONNECT_TIMEOUT_S = 5.0
 _BAN_UNTIL = re.compile(r"until (\d{13})")
 _SHOWN_TEXT = 200
@@ -114,7 +118,17 @@ class FuturesClient(AsyncClient):  # type: ignore[misc]
 
 
 class BinanceRest:
-    """Requests to one venue with one key. `open` before the first, `close` after the last."""
+    """Requests to one venue with one key. `open` before the first, `close` after the last.
+
+    Args:
+        venue, credentials: where, and as whom; without a key only market data can be asked for.
+        policy: how failed requests are repeated.
+        recv_window_ms, timeout_s: of each request.
+        budget: the exchange's limits; connectors of one address and account may share it. None makes one.
+        clock_every_s: how often the clock is measured again.
+        rng: of the jitter of pauses.
+        sleep: how pauses are made.
+    """
 
     def __init__(
         self,
@@ -124,16 +138,26 @@ class BinanceRest:
         policy: RetryPolicy,
         recv_window_ms: int = DEFAULT_RECV_WINDOW_MS,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        budget: RequestBudget | None = None,
+        clock_every_s: float = DEFAULT_CLOCK_EVERY_S,
+        rng: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.venue = venue
         self.policy = policy
+        self.rng = rng or random.Random()
+        self.sleep = sleep
         self.recv_window_ms = recv_window_ms
         self.clock = ExchangeClock(simulated=venue.market_data == "simulated")
-        self.budget = RequestBudget()
+        self.budget = budget or RequestBudget(wall_s=self._exchange_s, sleep=sleep)
         self.has_key = credentials is not None
         self._credentials = credentials
         self._timeout_s = timeout_s
         self._client: FuturesClient | None = None
+        self._clock_every_s = clock_every_s
+        self._clock_keeper: asyncio.Task[None] | None = None
+        self._measuring = asyncio.Lock()
+        self._measured_at_s = -1.0
 
     async def open(self) -> None:
         """Make the HTTP client and measure the clock."""
@@ -149,18 +173,44 @@ class BinanceRest:
         except BaseException:
             await self.close()
             raise
+        self._clock_keeper = asyncio.get_running_loop().create_task(self._keep_clock(), name="clock")
 
     async def close(self) -> None:
         """Close the HTTP client; it may be opened again."""
+        keeper, self._clock_keeper = self._clock_keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
         client, self._client = self._client, None
         if client is not None:
             await client.shut()
 
+    def _exchange_s(self) -> float:
+        """Seconds by the exchange's clock; a simulated one counts requests by a time of its own."""
+        return time.time() + (0.0 if self.clock.simulated else self.clock.offset_ms / 1000)
+
     async def sync_clock(self) -> None:
-        """Measure the clock's offset; signed requests use it from then on."""
-        await self.clock.measure(self.server_time_ms)
-        if self._client is not None:
-            self._client.timestamp_offset = self.clock.offset_ms
+        """Measure the clock's offset; signed requests use it from then on. Several at once share a measurement."""
+        asked_at_s = time.monotonic()
+        async with self._measuring:
+            if self._measured_at_s >= asked_at_s:
+                return
+            await self.clock.measure(self.server_time_ms)
+            self._measured_at_s = time.monotonic()
+            if self._client is not None:
+                self._client.timestamp_offset = self.clock.offset_ms
+
+    async def _keep_clock(self) -> None:
+        """Clocks drift: measure now and then, before requests are refused for it."""
+        while True:
+            await asyncio.sleep(self._clock_every_s)
+            before_ms = self.clock.offset_ms
+            try:
+                await self.sync_clock()
+            except ExchangeError as error:
+                _LOG.warning("the exchange's clock could not be measured again: %s", error)
+            else:
+                _LOG.info("clock offset %.0f ms, was %.0f ms", self.clock.offset_ms, before_ms)
 
     async def server_time_ms(self) -> int:
         """The exchange's clock, UTC ms."""
@@ -177,20 +227,17 @@ class BinanceRest:
 
         Args:
             method: name of python-binance's method.
-            bulk: pause before it when the request limit is nearly used up.
+            bulk: let others go first when the request limit is nearly used up.
             params: its parameters; None is left out.
 
         Raises:
             ExchangeError: and its children, see `send`.
         """
-        if bulk and (pause_s := self.budget.pause_s()):
-            _LOG.info("request limit nearly used up: pausing for %.0f s", pause_s)
-            await asyncio.sleep(pause_s)
         resynced = False
         attempt = 1
         while True:
             try:
-                return await self.send(method, **params)
+                return await self.send(method, bulk=bulk, **params)
             except ClockSkewError:
                 if resynced:
                     raise
@@ -204,17 +251,22 @@ class BinanceRest:
                         str(error), code=error.code, http_status=error.http_status
                     ) from error
                 _LOG.warning("attempt %d of %d: %s", attempt, self.policy.attempts, error)
+                await self.sleep(self.policy.pause_s(attempt, self.rng))
                 attempt += 1
-                await asyncio.sleep(self.policy.delay_s)
             except RateLimitedError as error:
-                if attempt >= self.policy.attempts or error.retry_after_s > self.policy.max_wait_s:
+                if attempt >= self.policy.attempts or error.retry_after_s > self.patience_s():
                     raise
-                attempt += 1
                 _LOG.warning("%s", error)
-                await asyncio.sleep(error.retry_after_s)
+                attempt += 1
+                await self.sleep(error.retry_after_s)
 
-    async def send(self, method: str, **params: Any) -> Any:
-        """One request, once.
+    def patience_s(self) -> float:
+        """The longest pause that the exchange may ask of a request made here and now."""
+        policy = self.policy
+        return policy.max_wait_risk_s if present_urgency() is Urgency.RISK else policy.max_wait_s
+
+    async def send(self, method: str, *, bulk: bool = False, **params: Any) -> Any:
+        """One request, once, as soon as the exchange's limits have room for it.
 
         Raises:
             OrderRejectedError: refused; the request had no effect.
@@ -226,15 +278,17 @@ class BinanceRest:
         client = self._client
         if client is None:
             raise ExchangeError("not connected to the exchange; call connect() first")
-        if left_s := self.budget.ban_left_s():
-            raise RateLimitedError(
-                f"{self.venue.name} banned this address for another {left_s:.0f} s; nothing was sent",
-                retry_after_s=left_s,
-            )
+        cost = cost_of(method, params)
+        urgency = Urgency.BULK if bulk else present_urgency()
+        await self.budget.admit(cost, urgency, self.patience_s())
         call = method.removeprefix("futures_")
+        answered = False
         try:
-            return await getattr(client, method)(**params)
+            reply = await getattr(client, method)(**params)
+            answered = True
+            return reply
         except WireError as error:
+            answered = True
             # Without its cause, whose text may not be masked; the message has all of it.
             raise self._translate(call, error) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -251,6 +305,8 @@ class BinanceRest:
                 f"{call}: the connection to {self.venue.rest_url} broke before the reply "
                 f"({type(error).__name__})"
             ) from error
+        finally:
+            self.budget.settle(cost, answered=answered)
 
     def require_key(self, what: str) -> None:
         """Raise a CredentialsError when there is no API key."""
@@ -278,6 +334,8 @@ class BinanceRest:
                 retry_after_s = self._retry_after_s(error)
                 if error.http_status == 418:
                     self.budget.ban(retry_after_s)
+                else:
+                    self.budget.hold(retry_after_s, orders_only=error.code == TOO_MANY_ORDERS)
                 return RateLimitedError(
                     f"{about} Wait {retry_after_s:.0f} s.", retry_after_s=retry_after_s, **details
                 )

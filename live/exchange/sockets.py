@@ -74,8 +74,9 @@ def open_socket(url: str) -> connect:
 class Backoff:
     """Pauses between attempts to connect: doubling, with jitter, reset after a success."""
 
-    def __init__(self, settings: StreamSettings) -> None:
+    def __init__(self, settings: StreamSettings, rng: random.Random | None = None) -> None:
         self._settings = settings
+        self._rng = rng or random.Random()
         self._next_s = settings.first_retry_s
 
     def reset(self) -> None:
@@ -86,7 +87,7 @@ class Backoff:
         """How long to wait before the next attempt."""
         pause_s = self._next_s
         self._next_s = min(2 * self._next_s, self._settings.longest_retry_s)
-        return pause_s * random.uniform(0.5, 1.0)
+        return pause_s * self._rng.uniform(0.5, 1.0)
 
 
 def decode(text: str | bytes) -> Mapping[str, Any]:

@@ -46,7 +46,7 @@ class UserStream(EventStream[UserEvent]):
         self._on_event = on_event
         self._clock: ExchangeClock = rest.clock
         self._settings = settings
-        self._backoff = Backoff(settings)
+        self._backoff = Backoff(settings, rest.rng)
         self.start(self._run(), "user stream")
 
     async def _run(self) -> None:

@@ -48,6 +48,9 @@ class FaultyExchange:
         self.hide_orders_until_s = 0.0
         self.deny_orders = False
         self.posts: list[dict[str, str]] = []
+        self.triggers: dict[str, dict[str, Any]] = {}
+        self.trigger_posts: list[dict[str, str]] = []
+        self.deletes: list[str] = []
         self.gets: list[str] = []
         self.times_asked = 0
         self.clock_ahead_ms = 0
@@ -78,6 +81,16 @@ class FaultyExchange:
         app.router.add_get("/fapi/v1/order", self._get_order)
         app.router.add_get("/fapi/v1/openOrders", self._open_orders)
         app.router.add_post("/fapi/v1/order", self._post_order)
+        app.router.add_delete("/fapi/v1/order", self._delete)
+        app.router.add_post("/fapi/v1/algoOrder", self._post_trigger)
+        app.router.add_get("/fapi/v1/algoOrder", self._get_trigger)
+        app.router.add_delete("/fapi/v1/algoOrder", self._delete)
+        app.router.add_get("/fapi/v1/openAlgoOrders", self._list_triggers)
+        app.router.add_get("/fapi/v1/allAlgoOrders", self._list_triggers)
+        app.router.add_delete("/fapi/v1/allOpenOrders", self._delete)
+        app.router.add_delete("/fapi/v1/algoOpenOrders", self._delete)
+        app.router.add_post("/fapi/v1/leverage", self._setting)
+        app.router.add_post("/fapi/v1/marginType", self._setting)
         app.router.add_get("/fapi/v1/userTrades", self._user_trades)
         app.router.add_get("/fapi/v1/klines", self._klines)
         app.router.add_get("/fapi/v1/accountConfig", self._account_config)
@@ -189,13 +202,60 @@ class FaultyExchange:
         )
         return order
 
+    def accept_trigger(self, params: dict[str, str]) -> dict[str, Any]:
+        """Rest the trigger order."""
+        order = {
+            "algoId": 5000 + len(self.triggers),
+            "clientAlgoId": params["clientAlgoId"],
+            "symbol": params["symbol"],
+            "algoStatus": "NEW",
+            "triggerPrice": params["triggerPrice"],
+        }
+        self.triggers[params["clientAlgoId"]] = order
+        return order
+
+    async def _get_trigger(self, request: web.Request) -> web.StreamResponse:
+        fault = await self._faulty(request)
+        if fault is not None:
+            return fault
+        found = self.triggers.get(request.query.get("clientAlgoId", ""))
+        if found is None or self.deny_orders:
+            return error(400, -2013, "Order does not exist.")
+        return web.json_response(found)
+
+    async def _list_triggers(self, request: web.Request) -> web.StreamResponse:
+        self.gets.append(request.path)
+        return web.json_response(list(self.triggers.values()))
+
+    async def _delete(self, request: web.Request) -> web.StreamResponse:
+        self.deletes.append(request.path)
+        if request.path.endswith("rders"):
+            ended: dict[str, Any] = {"code": 200, "msg": "The operation of cancel all open order is done."}
+        else:
+            ended = {"code": "200", "msg": "success"}
+        return await self._faulty(request) or web.json_response(ended)
+
+    async def _setting(self, request: web.Request) -> web.StreamResponse:
+        params = dict(parse_qsl(await request.text()))
+        return await self._faulty(request) or web.json_response({"code": 200, "msg": "success", **params})
+
+    async def _post_trigger(self, request: web.Request) -> web.StreamResponse:
+        params = dict(parse_qsl(await request.text()))
+        self.trigger_posts.append(params)
+        return await self._post(request, params, self.accept_trigger)
+
     async def _post_order(self, request: web.Request) -> web.StreamResponse:
         params = dict(parse_qsl(await request.text()))
         self.posts.append(params)
+        return await self._post(request, params, self.accept)
+
+    async def _post(
+        self, request: web.Request, params: dict[str, str], accept: Callable[[dict[str, str]], dict[str, Any]]
+    ) -> web.StreamResponse:
         fault = self.faults.popleft() if self.faults else ("accept", "reply")
         order: dict[str, Any] = {}
         if fault[0] == "accept":
-            order = self.accept(params)
+            order = accept(params)
         elif fault[0] == "late":
             task = asyncio.ensure_future(self._accept_late(params, float(fault[2])))
             self._background.add(task)
@@ -215,6 +275,9 @@ class FaultyExchange:
                 )
             case "ok_error":
                 return error(200, int(fault[2]), fault[3])
+            case "coded":
+                headers = {"Retry-After": "0"} if fault[2] in ("418", "429") else {}
+                return error(int(fault[2]), int(fault[3]), fault[4], **headers)
             case "garbage":
                 return web.Response(text="{not json", content_type="application/json")
             case "limited":

@@ -198,8 +198,6 @@ async def test_fills_of_many_orders_get_their_client_ids_after_a_restart(
     ("order", "code", "text"),
     [
         (buy("1"), -2019, "Margin is insufficient.*Trade smaller"),
-        (buy("0.0001"), -1111, "Precision"),
-        (buy("0.0005"), -1111, "Precision"),
         (sell("0.01", reduce_only=True), -2022, "ReduceOnly"),
     ],
 )

@@ -24,7 +24,7 @@ from envs.errors import (
 )
 from live.exchange.base import RetryPolicy
 from live.exchange.binance import BinanceExchange
-from live.exchange.clock import ExchangeClock, RequestBudget
+from live.exchange.clock import ExchangeClock
 from live.exchange.rest import WireError, read_reply
 from live.settings import Credentials
 
@@ -270,14 +270,3 @@ def test_a_simulated_clock_stands_where_it_was_last_seen() -> None:
     assert clock.certain_ms(1_000) == 1_000
     clock.simulated = False
     assert clock.certain_ms(1_000) == 950
-
-
-def test_a_bulk_download_pauses_when_the_limit_is_nearly_used_up() -> None:
-    budget = RequestBudget()
-    assert budget.pause_s() == 0
-    budget.note({"X-MBX-USED-WEIGHT-1M": "1919"})
-    assert budget.pause_s() == 0
-    budget.note({"X-MBX-USED-WEIGHT-1M": "1920"})
-    assert 0 < budget.pause_s() <= 60.2
-    budget.note({"X-MBX-USED-WEIGHT-1M": "nonsense"})
-    assert budget.used_weight == 1920
