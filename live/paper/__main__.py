@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +19,13 @@ from envs.candles import load_candles
 from envs.errors import ConfigError, PerpgymError
 from envs.time_grid import format_time, parse_time_ms
 from live.paper.account import PaperAccount
+from live.paper.announce import start_message
 from live.paper.exchange import PaperExchange
+from live.paper.fault_specs import FaultSchedule
 from live.paper.feeds import ReplayFeed, synthetic_feed
-from live.paper.persistence import read_header
+from live.paper.persistence import read_header, read_open_ms
 from live.paper.runtime import PaperServer
+from live.paper.source import BINANCE_REST_URL, BINANCE_STREAM_URL, MarketSource, live_feed
 
 DEFAULT_HISTORY = 1_500
 
@@ -74,17 +80,98 @@ def _print_notice(text: str) -> None:
     print(f"note: {text}")
 
 
+def parse_account(text: str) -> PaperAccount:
+    """`KEY:SECRET:WALLET`, an account of its own; without a wallet 10000 USDT."""
+    key, _, rest = text.partition(":")
+    secret, _, wallet = rest.partition(":")
+    if not key or not secret:
+        # Not the text itself: there may be a secret in it.
+        raise ConfigError("--account needs KEY:SECRET or KEY:SECRET:WALLET, as bot1:s3cret:5000")
+    return PaperAccount(key, secret, _decimal("account's wallet", wallet or "10000"))
+
+
+class FeedKind(StrEnum):
+    """Where prices come from."""
+
+    REPLAY = "replay"
+    SYNTHETIC = "synthetic"
+    BINANCE = "binance"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedChoice:
+    """What the command line says of the feed."""
+
+    kind: FeedKind | None
+    candles: tuple[Path, ...]
+    funding: tuple[Path, ...]
+    marks: tuple[Path, ...]
+    symbols: tuple[str, ...]
+    start: str | None
+    interval: str
+    seed: int
+    speed: str
+    source_rest: str
+    source_streams: str
+    state: Path | None
+
+    def open(self) -> ReplayFeed:
+        """The feed.
+
+        Raises:
+            PerpgymError: settings that do not go together, files that cannot be read, a source out of reach.
+        """
+        kind = self.kind or (FeedKind.REPLAY if self.candles else FeedKind.SYNTHETIC)
+        if kind is FeedKind.REPLAY and not self.candles:
+            raise ConfigError("--feed replay needs --candles FILE")
+        if kind is not FeedKind.REPLAY and (self.candles or self.funding or self.marks or self.start):
+            raise ConfigError(
+                f"--feed {kind} takes no --candles, --funding, --mark or --start; those are for --feed replay"
+            )
+        speed = parse_speed(self.speed)
+        if kind is FeedKind.REPLAY:
+            return replay_feed(
+                self.candles,
+                funding=self.funding,
+                marks=self.marks,
+                symbols=self.symbols or None,
+                start=self.start,
+                speed=speed,
+            )
+        symbols = self.symbols or ("BTCUSDT",)
+        if kind is FeedKind.BINANCE:
+            if speed != 1.0:
+                raise ConfigError(f"--feed binance goes as the market goes; leave --speed {self.speed} out")
+            source = MarketSource(symbols, self.interval, self.source_rest, self.source_streams)
+            begin_ms = None if self.state is None else read_open_ms(self.state)
+            print(f"reading candles from {source.rest_url} ...", flush=True)
+            return live_feed(source, begin_ms=begin_ms)
+        header = None if self.state is None else read_header(self.state)
+        begin_ms = None if header is None else header["feed"].get("first_open_ms")
+        return synthetic_feed(symbols, interval=self.interval, seed=self.seed, speed=speed, begin_ms=begin_ms)
+
+
 @app.command()
 def main(
-    candles: Annotated[
-        list[Path] | None, typer.Option(help="Candle files; none: a synthetic market.")
+    feed: Annotated[
+        FeedKind | None,
+        typer.Option(help="Where prices come from; default: replay with --candles, else synthetic."),
     ] = None,
+    candles: Annotated[list[Path] | None, typer.Option(help="Candle files to replay.")] = None,
     funding: Annotated[list[Path] | None, typer.Option(help="Funding files.")] = None,
     mark: Annotated[list[Path] | None, typer.Option(help="Mark-price candle files.")] = None,
     symbol: Annotated[list[str] | None, typer.Option(help="Symbols to trade; default: all given.")] = None,
     start: Annotated[str | None, typer.Option(help="First candle to be played, as 2024-01-01.")] = None,
-    interval: Annotated[str, typer.Option(help="Candle interval of a synthetic market.")] = "1m",
+    interval: Annotated[
+        str, typer.Option(help="Candle interval of a synthetic market or of Binance's candles.")
+    ] = "1m",
     seed: Annotated[int, typer.Option(help="Seed of a synthetic market.")] = 0,
+    source_rest: Annotated[
+        str, typer.Option(help="With --feed binance: where candles are read.")
+    ] = BINANCE_REST_URL,
+    source_streams: Annotated[
+        str, typer.Option(help="With --feed binance: where prices are heard.")
+    ] = BINANCE_STREAM_URL,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8899,
     speed: Annotated[str, typer.Option(help="Candle time per wall time, or max for lock-step.")] = "1",
@@ -98,43 +185,59 @@ def main(
     ] = None,
     api_key: Annotated[str, typer.Option(help="API key of the account.")] = "paper",
     api_secret: Annotated[str, typer.Option(help="API secret of the account.")] = "paper",
+    account: Annotated[
+        list[str] | None, typer.Option(help="KEY:SECRET:WALLET, as often as accounts are wanted, instead.")
+    ] = None,
+    fault_seed: Annotated[
+        int | None, typer.Option(help="Let things go wrong, drawn by this seed; default: nothing does.")
+    ] = None,
+    fault_rate: Annotated[float, typer.Option(help="With --fault-seed: share of what goes wrong.")] = 0.02,
 ) -> None:
     """Run a Binance USD-M paper exchange until Ctrl+C. Its state lives in memory unless a file is given."""
+    choice = FeedChoice(
+        feed,
+        tuple(candles or ()),
+        tuple(funding or ()),
+        tuple(mark or ()),
+        tuple(symbol or ()),
+        start,
+        interval,
+        seed,
+        speed,
+        source_rest,
+        source_streams,
+        state,
+    )
     try:
-        pace = parse_speed(speed)
-        if candles:
-            feed = replay_feed(
-                candles, funding=funding or (), marks=mark or (), symbols=symbol, start=start, speed=pace
-            )
-        else:
-            header = None if state is None else read_header(state)
-            begin_ms = None if header is None else header["feed"]["first_open_ms"]
-            feed = synthetic_feed(
-                symbol or ["BTCUSDT"], interval=interval, seed=seed, speed=pace, begin_ms=begin_ms
-            )
-        account = PaperAccount(api_key, api_secret, _decimal("wallet", wallet))
+        accounts = [parse_account(text) for text in account or ()]
+        if not accounts:
+            accounts = [PaperAccount(api_key, api_secret, _decimal("wallet", wallet))]
         exchange = PaperExchange(
-            feed,
-            [account],
+            choice.open(),
+            accounts,
             slippage_bps=_decimal("slippage-bps", slippage_bps),
             liquidity_share=None if liquidity_share is None else _decimal("liquidity-share", liquidity_share),
             state=state,
         )
-        server = PaperServer(exchange, host=host, port=port)
+        server = PaperServer(exchange, host=host, port=port, faults=_schedule(fault_seed, fault_rate))
     except PerpgymError as problem:
         Console(stderr=True).print(f"error: {problem}", style="red", markup=False)
         raise typer.Exit(problem.exit_code) from None
-    market = "synthetic market" if feed.market.synthetic else "replay"
-    print(f"paper exchange ({market}): {', '.join(feed.market.symbols)} {exchange.interval}")
-    print(f"from {format_time(feed.start_ms)}, {exchange.remaining} candles, speed {speed}")
-    print(f"REST {server.rest_url}/fapi   streams {server.ws_url}   API key {api_key}")
-    if state is not None:
-        print(f"state in {state}, at {format_time(exchange.now_ms)}")
+    print(start_message(server, [one.api_key for one in accounts], state))
     sys.stdout.flush()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
         server.serve()
     finally:
         exchange.close()
+
+
+def _schedule(seed: int | None, rate: float) -> FaultSchedule | None:
+    if seed is None:
+        return None
+    if not 0 < rate <= 1:
+        raise ConfigError(f"--fault-rate is {rate:g}; give a fraction above 0 and at most 1")
+    return FaultSchedule.everything(seed, rate)
 
 
 def _decimal(name: str, text: str) -> Decimal:

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from envs.candles import interval_name
 from envs.instruments import Instrument, default_instruments, get_instruments
+from envs.market import Market
 from live.paper import market_events, market_streams
 from live.paper.account import PaperAccount
 from live.paper.auth import TimeRules
@@ -35,6 +36,7 @@ from live.paper.limits import LimitSettings
 from live.paper.money import exact
 from live.paper.persistence import StateFile
 from live.paper.play import fill_crossed_limits, jump_prices, move_prices, play_candle
+from live.paper.source import LiveFeed, MarketSource
 from live.paper.streams import Hub
 from live.paper.timers import run_timers
 
@@ -87,6 +89,8 @@ class PaperExchange:
         wall_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        if instruments is None and isinstance(feed, LiveFeed):
+            instruments = feed.instruments
         table = default_instruments() if instruments is None else instruments
         rules = {one.symbol: one for one in get_instruments(feed.market.symbols, table)}
         self.feed = feed
@@ -103,6 +107,9 @@ class PaperExchange:
         self.engine = Engine(settings, feed.start_ms, {})
         self.between = False
         self.inside_booked = False
+        self.resumed = False
+        # By symbol the time of the funding last charged, where the market is another's.
+        self.settled_ms: dict[str, int] = {}
         self.forming: dict[str, Forming] = {}
         self.limit_settings = LimitSettings() if limits is None else limits
         self.tape = market_streams.Tape()
@@ -170,10 +177,21 @@ class PaperExchange:
         self.index = index
         self.between = between
         self.inside_booked = inside_booked
+        self.resumed = True
         if between or not self.remaining:
             self.forming = {}
         else:
             self._begin_forming()
+
+    @property
+    def source(self) -> MarketSource | None:
+        """Whom the market is followed from, where it is another's and grows."""
+        return self.feed.source if isinstance(self.feed, LiveFeed) else None
+
+    def grow(self, market: Market) -> None:
+        """Take a market that has become longer."""
+        self.feed = replace(self.feed, market=market)
+        self.history = MarketHistory(market, self.feed.marks)
 
     def close(self) -> None:
         """Save what is left to save and let go of the state file."""
@@ -207,6 +225,7 @@ class PaperExchange:
             "symbols": list(self.symbols),
             "interval": self.interval,
             "synthetic": self.feed.market.synthetic,
+            "follows": None if self.source is None else self.source.rest_url,
         }
 
     # --- lock-step ------------------------------------------------------------------------------------
@@ -312,8 +331,12 @@ class PaperExchange:
 
     def _enter_candle(self) -> None:
         open_ms = self.history.open_time_ms(self.index)
+        if self.source is not None:
+            # The clock runs by itself there, and marks come from the source.
+            open_ms = max(open_ms, self.engine.clock_ms)
+        else:
+            self.engine.marks = {}
         self.engine.clock_ms = open_ms
-        self.engine.marks = {}
         if self.remaining:
             self.engine.prices = self.history.opens(self.index)
             self._begin_forming()

@@ -102,6 +102,10 @@ class MarketHistory:
             return int(self.market.open_time_ms[index])
         return int(self.market.open_time_ms[-1]) + self.market.interval_ms
 
+    def index_of(self, open_time_ms: int) -> int:
+        """The candle that begins at a time, or the next one."""
+        return int(np.searchsorted(self.market.open_time_ms, open_time_ms))
+
     def opens(self, index: int) -> dict[str, Decimal]:
         """Opening prices by symbol."""
         return self._column(self.market.open, index)

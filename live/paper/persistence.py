@@ -29,12 +29,13 @@ from envs.time_grid import format_time
 from live.paper.account import Account
 from live.paper.orders import AlgoOrder, AlgoStatus, Income, MarginChange, Order, Trade
 from live.paper.records import Json, dump, dump_account, load, load_account
+from live.paper.source import LiveFeed
 
 if TYPE_CHECKING:
     from live.paper.exchange import PaperExchange
 
 FORMAT = "perpgym paper exchange"
-VERSION = 1
+VERSION = 2
 
 
 class StateFile:
@@ -82,7 +83,9 @@ class StateFile:
         """Append what has changed. Prices and the clock alone are worth a line only with `always`."""
         record = self._changes(exchange)
         place = _place(exchange)
-        moved = any(place[name] != self._saved_place.get(name) for name in ("index", "between", "inside"))
+        moved = any(
+            place[name] != self._saved_place.get(name) for name in ("index", "between", "inside", "settled")
+        )
         if record or moved or always:
             self._append({**record, **place})
             self._saved_place = place
@@ -138,6 +141,12 @@ class StateFile:
         return {"changes": changes} if changes else {}
 
 
+def read_open_ms(path: Path) -> int | None:
+    """Open time of the candle that a saved exchange stood at; None without a file."""
+    records = _read(path)[1] if path.exists() else []
+    return int(records[-1]["open_ms"]) if records else None
+
+
 def read_header(path: Path) -> Json | None:
     """What a state file says of its market: `feed`, with `synthetic` and `first_open_ms`; None without a file.
 
@@ -161,9 +170,11 @@ def _place(exchange: PaperExchange) -> Json:
     return {
         "clock_ms": engine.clock_ms,
         "index": exchange.index,
+        "open_ms": exchange.history.open_time_ms(exchange.index),
         "between": exchange.between,
         "inside": exchange.inside_booked,
         "real_time": exchange.real_time,
+        "settled": dict(exchange.settled_ms),
         "prices": {symbol: str(price) for symbol, price in engine.prices.items()},
         "marks": {symbol: str(price) for symbol, price in engine.marks.items()},
         "ids": [engine.order_ids.last, engine.algo_ids.last, engine.amendment_ids.last],
@@ -173,6 +184,10 @@ def _place(exchange: PaperExchange) -> Json:
 
 def _header(exchange: PaperExchange) -> Json:
     market = exchange.feed.market
+    if isinstance(exchange.feed, LiveFeed):
+        # What the market does between two starts is the source's business; this exchange catches up with it.
+        followed = {"symbols": list(market.symbols), "interval_ms": market.interval_ms, "follows": True}
+        return {"format": FORMAT, "version": VERSION, "feed": followed}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -218,10 +233,10 @@ def _read(path: Path) -> tuple[Json, list[Json]]:
 def _check(path: Path, header: Json, exchange: PaperExchange) -> None:
     """Refuse the state of another market: prices, positions and history would not fit."""
     theirs, ours = header["feed"], _header(exchange)["feed"]
-    for name, value in theirs.items():
-        if value != ours[name]:
-            shown = (value, ours[name])
-            if name == "first_open_ms":
+    for name, value in {**dict.fromkeys(ours), **theirs}.items():
+        if value != ours.get(name):
+            shown = (value, ours.get(name))
+            if name == "first_open_ms" and None not in shown:
                 shown = (format_time(value), format_time(ours[name]))
             raise ConfigError(
                 f"{path} belongs to another market: its {name} is {shown[0]}, here it is {shown[1]}; "
@@ -248,8 +263,13 @@ def _restore(path: Path, records: list[Json], exchange: PaperExchange) -> None:
         return
     place = records[-1]
     engine.clock_ms = place["clock_ms"]
-    exchange.resume(place["index"], between=place["between"], inside_booked=place["inside"])
-    exchange.real_time = place["real_time"]
+    index = place["index"]
+    if isinstance(exchange.feed, LiveFeed):
+        index = exchange.history.index_of(place["open_ms"])
+    exchange.resume(index, between=place["between"], inside_booked=place["inside"])
+    exchange.settled_ms = dict(place["settled"])
+    if not isinstance(exchange.feed, LiveFeed):
+        exchange.real_time = place["real_time"]
     engine.prices = {symbol: Decimal(text) for symbol, text in place["prices"].items()}
     engine.marks = {symbol: Decimal(text) for symbol, text in place["marks"].items()}
     engine.order_ids.last, engine.algo_ids.last, engine.amendment_ids.last = place["ids"]

@@ -23,6 +23,7 @@ from live.paper.errors import ApiError
 from live.paper.exchange import PaperExchange
 from live.paper.fault_specs import FaultSchedule
 from live.paper.faults import FaultBook
+from live.paper.follow import run_live
 from live.paper.limits import Limits, MarketClock
 from live.paper.pacing import run_paced
 from live.paper.sockets import LIFE_S, Connection, Message, Receive, Send, serve_socket
@@ -74,7 +75,8 @@ class PaperApp:
             if message["type"] == "lifespan.startup":
                 tasks.append(asyncio.create_task(self._keep_house()))
                 if not self.exchange.lock_step:
-                    tasks.append(asyncio.create_task(run_paced(self.exchange)))
+                    run = run_paced if self.exchange.source is None else run_live
+                    tasks.append(asyncio.create_task(run(self.exchange)))
                 for task in tasks:
                     task.add_done_callback(_report)
                 await send({"type": "lifespan.startup.complete"})

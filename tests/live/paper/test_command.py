@@ -8,12 +8,19 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from live.paper.__main__ import replay_feed
+from typer.testing import CliRunner
+
+from live.paper.__main__ import app, replay_feed
+from live.paper.account import PaperAccount
+from live.paper.announce import start_message
+from live.paper.feeds import ReplayFeed
+from live.paper.runtime import PaperServer
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -61,6 +68,7 @@ def test_a_synthetic_exchange_runs_until_it_is_interrupted() -> None:
 
 
 def test_a_bad_setting_ends_with_code_2_and_no_traceback() -> None:
+    # In this process: one of its own for each takes seconds. What a process does is in the next test.
     for arguments in (
         ["--speed", "fast"],
         ["--speed", "-1"],
@@ -68,16 +76,64 @@ def test_a_bad_setting_ends_with_code_2_and_no_traceback() -> None:
         ["--candles", "nowhere.parquet"],
         ["--symbol", "NOPEUSDT"],
         ["--slippage-bps", "20000"],
+        ["--feed", "replay"],
+        ["--feed", "synthetic", "--candles", "some.parquet"],
+        ["--feed", "binance", "--speed", "max"],
+        ["--feed", "binance", "--source-rest", "http://127.0.0.1:1"],
+        ["--account", "key-without-secret"],
+        ["--fault-seed", "1", "--fault-rate", "2"],
     ):
-        result = subprocess.run(
-            [sys.executable, "-m", "live.paper", "--port", "0", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert (result.returncode, "Traceback" in result.stderr) == (2, False), (arguments, result.stderr)
+        result = CliRunner().invoke(app, ["--port", "0", *arguments])
+        assert result.exit_code == (1 if "--source-rest" in arguments else 2), (arguments, result.output)
+        assert isinstance(result.exception, SystemExit), arguments
         assert "error:" in result.stderr
+        assert "--account" not in arguments or "key-without-secret" not in result.output  # it may be a secret
+
+
+def test_an_error_ends_the_process_with_code_2_and_no_traceback() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "live.paper", "--port", "0", "--speed", "fast"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert "speed is 'fast'" in result.stderr
+
+
+def test_the_start_message_says_how_to_point_clients_at_it(market) -> None:
+    feed = ReplayFeed(market({"BTCUSDT": [(100.0,) * 4] * 3}), 1, speed=60.0)
+    with PaperServer.start(feed, [PaperAccount("bot", "hidden")]) as server:
+        text = start_message(server, ["bot"], Path("state.jsonl"))
+        for shown in (
+            f"REST {server.rest_url}/fapi",
+            f"WS-API {server.ws_url}ws-fapi/v1",
+            "API keys bot",
+            "state state.jsonl",
+            "replay",
+            "speed 60",
+        ):
+            assert shown in text
+        assert "hidden" not in text
+
+
+def test_an_exchange_with_two_accounts_follows_another(market) -> None:
+    feed = ReplayFeed(market({"BTCUSDT": [(50_000.0, 50_100.0, 49_900.0, 50_000.0)] * 12}), 5)
+    with (
+        PaperServer.start(feed) as source,
+        running(
+            *("--feed", "binance", "--interval", "1h", "--source-rest", source.rest_url),
+            *("--source-streams", source.ws_url, "--account", "a:sa:100", "--account", "b:sb"),
+        ) as (_, url),
+    ):
+        state = get(f"{url}/paper/state")
+        assert (state["follows"], state["symbols"], state["index"]) == (source.rest_url, ["BTCUSDT"], 5)
+        source.advance(3)
+        deadline = time.monotonic() + 10
+        while get(f"{url}/paper/state")["index"] != 8:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_replaying_files(market, tmp_path: Path) -> None:
