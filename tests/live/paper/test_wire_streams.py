@@ -122,6 +122,7 @@ async def test_control_routes_refuse_nonsense(server, client, advance) -> None:
             "symbols": ["BTCUSDT", "ETHUSDT"],
             "interval": "1h",
             "synthetic": False,
+            "follows": None,
         }
     assert (await advance(1000))["done"] is True
     rows = await client.futures_klines(symbol="BTCUSDT", interval="1h", limit=2)
