@@ -85,7 +85,7 @@ def _train(
     run = TrainingRun.open(resume, out) if resume is not None else None
     settings = load_config(config, overrides) if config is not None else None
 
-    from agents.sac.report import ConsoleReporter, QuietReporter, evaluation_table
+    from agents.sac.report import ConsoleReporter, QuietReporter, evaluation_table, timing_line
     from agents.sac.stopping import StopRequest
     from agents.sac.trainer import resume_training, start_training
 
@@ -106,6 +106,9 @@ def _train(
         Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH).print(
             evaluation_table(outcome.evaluation)
         )
+        line = timing_line(outcome.state.timing)
+        if line:
+            print(line)
         if outcome.interrupted:
             console.print(
                 f"interrupted after {outcome.state.timesteps:,} steps; continue with "

@@ -6,6 +6,7 @@ training_runs/{train_id}/
 ├── policy.onnx             the deterministic actor: all that running needs besides the two files above
 ├── model.zip               the best model by validation, Stable-Baselines3's format
 ├── checkpoint.zip          the latest model, and training_state.json how far it is: what `--resume` continues
+├── replay.npz              the transitions of the latest model; without it `--resume` refills them by the policy
 ├── evaluation.json         validation and test figures, beside buy-and-hold and flat
 ├── tensorboard/
 ├── production/             step logs of live and paper runs
@@ -98,8 +99,9 @@ class TrainingRun:
     Attributes:
         folder: where it is.
         train_id: its name.
-        metadata_path, scaler_path, policy_path, model_path, checkpoint_path, state_path, evaluation_path,
-        tensorboard_path, production_path, backtests_path: what the module's docstring lists, there or not.
+        metadata_path, scaler_path, policy_path, model_path, checkpoint_path, replay_path, state_path,
+        evaluation_path, tensorboard_path, production_path, backtests_path: what the docstring of the module lists,
+            there or not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -110,6 +112,7 @@ class TrainingRun:
         self.policy_path = folder / "policy.onnx"
         self.model_path = folder / "model.zip"
         self.checkpoint_path = folder / "checkpoint.zip"
+        self.replay_path = folder / "replay.npz"
         self.state_path = folder / "training_state.json"
         self.evaluation_path = folder / "evaluation.json"
         self.tensorboard_path = folder / "tensorboard"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.sac.algorithm import Timing, TradingSac
 from agents.sac.config import EvaluationConfig
 from agents.sac.dataset import Dataset
 from agents.sac.export import actor_to_onnx
-from agents.sac.model import TradingSac, save_model
+from agents.sac.model import save_model
 from agents.sac.policy import OnnxPolicy
+from agents.sac.replay import IndexReplayBuffer
 from agents.sac.validation import Validation, validate
 from agents.training_run import TrainingRun
 from envs.futures_env import FuturesEnv
@@ -66,12 +68,14 @@ class TrainingState:
         timesteps, updates: candles traded and gradient steps done.
         best: the validation that model.zip and policy.onnx are of.
         validations: all of them.
+        timing: where the time went, all sessions together.
     """
 
     timesteps: int = 0
     updates: int = 0
     best: dict[str, Any] | None = None
     validations: list[dict[str, Any]] = field(default_factory=list)
+    timing: Timing = field(default_factory=Timing)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -80,20 +84,21 @@ class TrainingState:
             "updates": self.updates,
             "best": self.best,
             "validations": self.validations,
+            "timing": asdict(self.timing),
         }
 
 
 class TrainingCallback(BaseCallback):
-    """Validates every so many steps, keeps the best and the latest model, and stops when asked.
+    """Tells how a training goes, stops it when asked, validates, and keeps the best and the latest model.
 
-    After each validation the run folder can be used: model.zip and policy.onnx are the best so far, checkpoint.zip is
-    the latest.
+    After each validation the run folder can be used: model.zip and policy.onnx are the best so far, checkpoint.zip and
+    replay.npz are the latest.
 
     Args:
         run: where to write.
         env: the environment of the validation span.
         state: of the training so far; changed in place.
-        settings: when to validate, and by what.
+        settings: by what to validate.
         total: timesteps to reach.
         reporter: told about it.
         should_stop: asked at every step.
@@ -120,16 +125,12 @@ class TrainingCallback(BaseCallback):
         self._total = total
         self._reporter = reporter
         self._should_stop = should_stop
-        self._next_validation = (state.timesteps // settings.every_steps + 1) * settings.every_steps
         self._told_s = time.monotonic()
         self._told_steps = state.timesteps
 
     def _on_step(self) -> bool:
         if self._should_stop():
             return False
-        if self.num_timesteps >= self._next_validation:
-            self._next_validation += self._settings.every_steps
-            self.validate()
         self._tell()
         return True
 
@@ -158,8 +159,13 @@ class TrainingCallback(BaseCallback):
         self._reporter.validated(validation, best=best)
 
     def checkpoint(self) -> None:
-        """Write the latest model, then how far it is: a kill in between repeats a few steps at most."""
+        """Write the latest model and its replay buffer, then how far they are.
+
+        A kill in between leaves the state of the checkpoint before, which the buffer is then not of.
+        """
         save_model(self.model, self._run.checkpoint_path)
+        if isinstance(self.model.replay_buffer, IndexReplayBuffer):
+            self.model.replay_buffer.save(self._run.replay_path, timesteps=self.model.num_timesteps)
         self._state.timesteps = self.model.num_timesteps
         self._state.updates = self.model._n_updates
         self._run.write_state(self._state.to_dict())

@@ -104,12 +104,17 @@ class SplitConfig(StrictModel):
 class SacConfig(StrictModel):
     """Stable-Baselines3's SAC, with its defaults where no other reason is given.
 
-    timesteps: candles to trade, all episodes together.
+    timesteps: candles to trade, all episodes of all environments together.
+    n_envs: environments that trade side by side.
+    learning_rate_schedule: how the learning rate goes on: `constant`, or falling along a line (`linear`) or half a
+        cosine (`cosine`) to learning_rate_end_fraction of it at the last timestep.
     buffer_size: transitions kept for replay; never more than timesteps are allocated.
-    learning_starts: random steps before the first gradient step.
-    train_freq, gradient_steps: so many gradient steps after every so many candles.
+    learning_starts: random candles before the first gradient step.
+    train_freq, gradient_steps: after every train_freq candles of each environment, so many gradient steps; -1 does
+        one per transition, train_freq * n_envs.
     ent_coef: entropy coefficient; `auto` learns it, `auto_0.1` learns it from 0.1 on.
-    net_arch: hidden layers of actor and critics.
+    target_entropy: of the policy, which a learned coefficient holds; `auto` is minus the number of symbols.
+    net_arch: hidden layers of the actor, and of the critics where critic_net_arch is None.
     episode_candles: candles per episode; each begins at a random candle of the training span.
     reward_scale: factor on the reward. A candle's log return is about 0.005, far below the entropy bonus; `auto`
         makes its standard deviation over the training span about one.
@@ -119,16 +124,21 @@ class SacConfig(StrictModel):
     """
 
     timesteps: int = Field(100_000, ge=1)
+    n_envs: int = Field(8, ge=1, le=65_536)
     learning_rate: float = Field(3e-4, gt=0.0, lt=1.0)
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    learning_rate_end_fraction: float = Field(0.1, ge=0.0, le=1.0)
     batch_size: int = Field(256, ge=2)
     buffer_size: int = Field(1_000_000, ge=1)
     learning_starts: int = Field(100, ge=1)
     train_freq: int = Field(1, ge=1)
-    gradient_steps: int = Field(1, ge=1)
+    gradient_steps: int = Field(-1, ge=-1)
     gamma: float = Field(0.99, ge=0.0, le=1.0)
     tau: float = Field(0.005, gt=0.0, le=1.0)
     ent_coef: float | Annotated[str, Field(pattern=r"^auto(_\d*\.?\d+)?$")] = "auto"
+    target_entropy: float | Literal["auto"] = "auto"
     net_arch: tuple[int, ...] = Field((256, 256), min_length=1)
+    critic_net_arch: tuple[int, ...] | None = Field(None, min_length=1)
     activation: Literal["relu", "tanh"] = "relu"
     episode_candles: int = Field(720, ge=2)
     reward_scale: float | Literal["auto"] = "auto"
@@ -138,8 +148,20 @@ class SacConfig(StrictModel):
 
     @model_validator(mode="after")
     def _positive(self) -> SacConfig:
-        if any(width < 1 for width in self.net_arch):
-            raise ConfigError("sac.net_arch: every layer needs at least one unit")
+        if any(width < 1 for width in (*self.net_arch, *(self.critic_net_arch or ()))):
+            raise ConfigError("sac.net_arch, sac.critic_net_arch: every layer needs at least one unit")
+        if self.gradient_steps == 0:
+            raise ConfigError("sac.gradient_steps is 0, which learns nothing; give -1 or at least 1")
+        if self.buffer_size < max(self.batch_size, self.n_envs):
+            raise ConfigError(
+                f"sac.buffer_size is {self.buffer_size}; it must hold a batch (batch_size {self.batch_size}) and a "
+                f"candle of every environment (n_envs {self.n_envs})"
+            )
+        if self.n_envs * self.train_freq > self.timesteps:
+            raise ConfigError(
+                f"sac.n_envs * sac.train_freq is {self.n_envs * self.train_freq} candles, more than sac.timesteps "
+                f"{self.timesteps}; lower n_envs or train_freq, or raise timesteps"
+            )
         if self.reward_scale != "auto" and self.reward_scale <= 0:
             raise ConfigError(f"sac.reward_scale is {self.reward_scale}; give a number above 0, or auto")
         if not isinstance(self.ent_coef, str) and self.ent_coef < 0:

@@ -17,6 +17,7 @@ from envs.futures_env import FuturesEnv
 from envs.market import Market
 from envs.scaler import FeatureScaler, fit_scaler
 from envs.time_grid import format_time, parse_time_ms
+from envs.vector_env import FuturesVectorEnv
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
@@ -62,16 +63,24 @@ class Dataset:
 
     def environment(self, name: str, config: TrainConfig, **settings: Any) -> FuturesEnv:
         """The environment of a span, with other arguments of `FuturesEnv` as given."""
+        return FuturesEnv(**self._arguments(name, config), **settings)
+
+    def vector_environment(
+        self, name: str, config: TrainConfig, num_envs: int, **settings: Any
+    ) -> FuturesVectorEnv:
+        """`num_envs` environments of a span, with other arguments of `FuturesVectorEnv` as given."""
+        return FuturesVectorEnv(num_envs, **self._arguments(name, config), **settings)
+
+    def _arguments(self, name: str, config: TrainConfig) -> dict[str, Any]:
         span = self.span(name)
-        return FuturesEnv(
-            self.market,
-            features=self.table,
-            scaler=self.scaler,
-            config=config.env,
-            start=span.start_ms,
-            end=span.end_ms,
-            **settings,
-        )
+        return {
+            "market": self.market,
+            "features": self.table,
+            "scaler": self.scaler,
+            "config": config.env,
+            "start": span.start_ms,
+            "end": span.end_ms,
+        }
 
 
 def prepare(config: TrainConfig, *, notice: Notice) -> Dataset:

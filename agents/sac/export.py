@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from stable_baselines3 import SAC
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from agents.sac.model import DivergedError
+from agents.sac.algorithm import DivergedError
 from agents.sac.policy import FORMAT, INPUT, OUTPUT, OnnxPolicy
 from envs.errors import PerpgymError
 from envs.observation import CLIP

@@ -7,89 +7,45 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import DummyVecEnv
 
+from agents.sac.algorithm import TradingSac
 from agents.sac.config import SacConfig
+from agents.sac.vec import FuturesVecEnv
 from agents.training_run import write_atomically
-from envs.errors import ConfigError, PerpgymError, TrainingRunError
-from envs.futures_env import FuturesEnv
+from envs.errors import ConfigError, TrainingRunError
 
 _ACTIVATIONS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
-
-
-class DivergedError(PerpgymError):
-    """The losses are no longer finite."""
-
-
-class TradingSac(SAC):
-    """SAC that stops when it diverges, and that refills an empty replay buffer by its policy after a resume.
-
-    Attributes:
-        losses: of the latest gradient steps.
-        refilling: explore by the policy instead of at random before `learning_starts`.
-    """
-
-    losses: dict[str, float]
-    refilling: bool = False
-
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """See `SAC.train`.
-
-        Raises:
-            DivergedError: a loss is not finite.
-        """
-        super().train(gradient_steps, batch_size)
-        logged = self.logger.name_to_value
-        self.losses = {
-            name: float(logged[f"train/{name}"]) for name in ("actor_loss", "critic_loss", "ent_coef")
-        }
-        if not all(math.isfinite(value) for value in self.losses.values()):
-            raise self._diverged()
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            return super()._sample_action(0 if self.refilling else learning_starts, action_noise, n_envs)
-        except ValueError as error:
-            # What torch says of a normal distribution whose mean is not a number.
-            if all(bool(torch.isfinite(weights).all()) for weights in self.actor.parameters()):
-                raise
-            raise self._diverged() from error
-
-    def _diverged(self) -> DivergedError:
-        return DivergedError(
-            f"the training diverged at step {self.num_timesteps} ({self.losses}): lower sac.learning_rate or "
-            "sac.reward_scale"
-        )
 
 
 @contextmanager
 def torch_settings(threads: int) -> Iterator[None]:
     """Deterministic torch on so many CPU threads, for a while: the same seed then gives the same weights."""
+    deterministic: Any = torch.utils.deterministic
+    filling = deterministic.fill_uninitialized_memory
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     # Must stand before cuBLAS is first used; see torch.use_deterministic_algorithms.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    # Every tensor would be written once more before it is written: a third of the time of a small network. Nothing
+    # here reads memory that it has not written.
+    deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
+        deterministic.fill_uninitialized_memory = filling
 
 
 def require_device(name: str) -> str:
@@ -105,42 +61,58 @@ def require_device(name: str) -> str:
     return name
 
 
-def build_model(
-    settings: SacConfig, env: FuturesEnv, *, reward_scale: float, done_steps: int = 0
-) -> TradingSac:
-    """A fresh model on `env`.
+@dataclass(frozen=True)
+class FallingRate:
+    """A learning rate that falls from `first` to `last`, along a line or half a cosine."""
 
-    Args:
-        settings: the training's.
-        env: its training environment.
-        reward_scale: factor on the rewards that the model sees.
-        done_steps: of an earlier session. Its draws are not repeated, and the empty buffer is refilled first.
-    """
-    # Below the scaling, so that episode returns are those of the environment.
-    monitored = Monitor(env)
-    scaled = gym.wrappers.TransformReward(monitored, lambda reward: float(reward) * reward_scale)
-    capacity = min(settings.buffer_size, max(settings.timesteps, settings.batch_size))
+    first: float
+    last: float
+    cosine: bool
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The rate where this share of the timesteps remains."""
+        left = min(max(progress_remaining, 0.0), 1.0)
+        share = (1 - math.cos(math.pi * left)) / 2 if self.cosine else left
+        return self.last + (self.first - self.last) * share
+
+
+def learning_rate(settings: SacConfig) -> float | Callable[[float], float]:
+    """The learning rate, or its schedule, as Stable-Baselines3 takes it."""
+    if settings.learning_rate_schedule == "constant":
+        return settings.learning_rate
+    last = settings.learning_rate * settings.learning_rate_end_fraction
+    return FallingRate(settings.learning_rate, last, settings.learning_rate_schedule == "cosine")
+
+
+def build_model(settings: SacConfig, env: FuturesVecEnv) -> TradingSac:
+    """A fresh model on `env`."""
+    # Rows of all environments: timesteps are kept to the last one.
+    rows = -(-max(settings.timesteps, settings.batch_size) // env.num_envs)
+    capacity = min(settings.buffer_size, rows * env.num_envs)
+    critic = settings.net_arch if settings.critic_net_arch is None else settings.critic_net_arch
     model = TradingSac(
         "MlpPolicy",
-        DummyVecEnv([lambda: scaled]),
-        learning_rate=settings.learning_rate,
+        env,
+        learning_rate=learning_rate(settings),
         buffer_size=capacity,
-        learning_starts=done_steps + max(settings.learning_starts, settings.batch_size if done_steps else 0),
+        learning_starts=settings.learning_starts,
         batch_size=settings.batch_size,
         tau=settings.tau,
         gamma=settings.gamma,
         train_freq=settings.train_freq,
         gradient_steps=settings.gradient_steps,
         ent_coef=settings.ent_coef,
+        target_entropy=settings.target_entropy,
         policy_kwargs={
-            "net_arch": list(settings.net_arch),
+            "net_arch": {"pi": list(settings.net_arch), "qf": list(critic)},
             "activation_fn": _ACTIVATIONS[settings.activation],
+            # One call for all tensors, instead of a dozen for each.
+            "optimizer_kwargs": {"fused": True},
         },
-        seed=(settings.seed + done_steps) % 2**32,
+        seed=settings.seed,
         device=require_device(settings.device),
     )
-    model.losses = {}
-    model.refilling = done_steps > 0
+    model.planned_timesteps = settings.timesteps
     return model
 
 

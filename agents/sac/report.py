@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from agents.metrics import Metrics
+from agents.sac.algorithm import Timing
 from agents.sac.callback import Progress as TrainingProgress
 from agents.sac.dataset import Dataset
 from agents.sac.trainer import AGENT, Evaluation
@@ -139,6 +140,18 @@ def evaluation_table(evaluation: Evaluation) -> Table:
             table.add_row(span, label, *_cells(metrics))
         table.add_section()
     return table
+
+
+def timing_line(timing: Timing) -> str:
+    """Where the time of a training went, for people; empty where nothing was trained."""
+    figures = timing.figures()
+    if not figures:
+        return ""
+    return (
+        f"{figures['env_steps_per_s']:,.0f} env steps/s, {figures['gradient_steps_per_s']:,.0f} gradient steps/s; "
+        f"{figures['gradient_share']:.1%} of the time in gradient steps, {figures['replay_share']:.1%} in replay, "
+        f"{figures['env_share']:.1%} in the environments (validations apart)"
+    )
 
 
 def _cells(metrics: Metrics) -> list[str]:

@@ -10,21 +10,16 @@ from typing import Any
 import numpy as np
 
 from agents.metrics import Metrics
+from agents.sac.algorithm import DivergedError, Timing, TradingSac
 from agents.sac.callback import Reporter, TrainingCallback, TrainingState
 from agents.sac.config import TrainConfig, overridden
 from agents.sac.dataset import TEST, TRAIN, VALIDATION, Dataset, prepare
 from agents.sac.export import actor_to_onnx
-from agents.sac.model import (
-    DivergedError,
-    TradingSac,
-    build_model,
-    restore_model,
-    save_model,
-    tensorboard_logger,
-    torch_settings,
-)
+from agents.sac.model import build_model, restore_model, save_model, tensorboard_logger, torch_settings
 from agents.sac.policy import load_sac_setup
 from agents.sac.provenance import describe, git_commit, versions
+from agents.sac.replay import IndexReplayBuffer
+from agents.sac.vec import FuturesVecEnv
 from agents.simulate import simulate, simulate_benchmarks
 from agents.training_run import TrainingRun
 from envs.errors import ConfigError, TrainingRunError
@@ -78,10 +73,7 @@ def start_training(
     dataset = prepare(config, notice=reporter.notice)
     scale = resolved_reward_scale(config, dataset)
     with torch_settings(config.sac.torch_threads):
-        env = dataset.environment(
-            TRAIN, config, random_start=True, episode_candles=config.sac.episode_candles
-        )
-        model = build_model(config.sac, env, reward_scale=scale)
+        model = build_model(config.sac, _training_env(config, dataset, scale))
         run = TrainingRun.create(
             root,
             symbols=dataset.market.symbols,
@@ -101,7 +93,8 @@ def resume_training(
 ) -> Outcome:
     """Continue a run in its own folder, up to its timesteps; or finish what is missing of one that is there already.
 
-    The replay buffer is not stored: it is refilled by the policy before the first gradient step.
+    It goes on from the last checkpoint, bit for bit as if it had not stopped there. Where replay.npz is missing or of
+    another moment the policy refills the replay buffer before the first gradient step.
 
     Args:
         run: the run.
@@ -128,12 +121,11 @@ def resume_training(
     checkpoint, values = run.require_checkpoint()
     state = _state(run, values)
     with torch_settings(config.sac.torch_threads):
-        env = dataset.environment(
-            TRAIN, config, random_start=True, episode_candles=config.sac.episode_candles
-        )
-        model = build_model(config.sac, env, reward_scale=scale, done_steps=state.timesteps)
+        model = build_model(config.sac, _training_env(config, dataset, scale))
         restore_model(model, checkpoint)
         model.num_timesteps, model._n_updates = state.timesteps, state.updates
+        if state.timesteps < config.sac.timesteps:
+            _restore_replay(run, config, model, reporter)
         described = {
             **{key: value for key, value in metadata.values.items() if key not in ("schema", "train_id")},
             **config.model_dump(mode="json"),
@@ -141,6 +133,31 @@ def resume_training(
             "git_commit": git_commit(),
         }
         return _train(run, config, dataset, model, state, described, reporter, should_stop)
+
+
+def _training_env(config: TrainConfig, dataset: Dataset, reward_scale: float) -> FuturesVecEnv:
+    env = dataset.vector_environment(
+        TRAIN,
+        config,
+        config.sac.n_envs,
+        random_start=True,
+        episode_candles=config.sac.episode_candles,
+        # A step of all of them is microseconds: other threads would only be in torch's way.
+        threads=1,
+    )
+    return FuturesVecEnv(env, reward_scale=reward_scale)
+
+
+def _restore_replay(run: TrainingRun, config: TrainConfig, model: TradingSac, reporter: Reporter) -> None:
+    assert isinstance(model.replay_buffer, IndexReplayBuffer)
+    if run.replay_path.exists():
+        if model.replay_buffer.load(run.replay_path, timesteps=model.num_timesteps):
+            return
+        reporter.notice(f"{run.replay_path.name} is of another moment: the policy refills it first")
+    else:
+        reporter.notice(f"{run.replay_path.name} is missing: the policy refills it first")
+    model.refilling = True
+    model.learning_starts = model.num_timesteps + max(config.sac.learning_starts, config.sac.batch_size)
 
 
 _RESUMABLE = ("sac.timesteps", "sac.device", "data.candles", "data.funding", "data.marks")
@@ -175,8 +192,8 @@ def _train(
     reporter: Reporter,
     should_stop: Callable[[], bool],
 ) -> Outcome:
-    remaining = config.sac.timesteps - state.timesteps
     run.write_metadata({**metadata, "interrupted": False, "status": "training"})
+    model.timing = state.timing
     callback = TrainingCallback(
         run,
         dataset.environment(VALIDATION, config),
@@ -187,10 +204,15 @@ def _train(
         should_stop=should_stop,
     )
     callback.init_callback(model)
+    if config.sac.learning_starts >= config.sac.timesteps:
+        reporter.notice(
+            f"sac.learning_starts is {config.sac.learning_starts}, and sac.timesteps {config.sac.timesteps}: the "
+            "policy stays as random as it begins"
+        )
     reporter.started(dataset)
-    if remaining > 0:
+    if state.timesteps < config.sac.timesteps:
         try:
-            _learn(run, model, callback, state, remaining, should_stop)
+            _learn(run, model, callback, state, config, should_stop)
         except DivergedError:
             run.write_metadata({**metadata, "interrupted": True, "status": "diverged"})
             raise
@@ -199,10 +221,12 @@ def _train(
     reporter.evaluating()
     evaluation = evaluate(run, config, dataset)
     status = "interrupted" if interrupted else "finished"
+    training = {"device": str(model.device), **state.timing.figures()}
     run.write_evaluation(
         {
             "train_id": run.train_id,
             "timesteps": state.timesteps,
+            "training": training,
             "best": state.best,
             "spans": metadata["spans"],
             **{
@@ -211,7 +235,7 @@ def _train(
             },
         }
     )
-    run.write_metadata({**metadata, "interrupted": interrupted, "status": status})
+    run.write_metadata({**metadata, "training": training, "interrupted": interrupted, "status": status})
     return Outcome(run, evaluation, interrupted, state)
 
 
@@ -220,18 +244,31 @@ def _learn(
     model: TradingSac,
     callback: TrainingCallback,
     state: TrainingState,
-    remaining: int,
+    config: TrainConfig,
     should_stop: Callable[[], bool],
 ) -> None:
+    total, every = config.sac.timesteps, config.evaluation.every_steps
+    # Now and then: an entry per episode would cost more than the episodes.
+    log_interval = max(4, config.sac.n_envs)
     logger = tensorboard_logger(run.tensorboard_path)
     model.set_logger(logger)
     try:
-        model.learn(remaining, callback=callback, reset_num_timesteps=False)
-        # The last stretch counts too; a training that was stopped before its first validation needs one.
-        last = state.validations[-1]["timesteps"] if state.validations else -1
-        if state.best is None or (last != model.num_timesteps and not should_stop()):
+        while model.num_timesteps < total and not should_stop():
+            # From one validation to the next, so that a resumed training repeats the draws of one that never stopped.
+            goal = min((model.num_timesteps // every + 1) * every, total)
+            model.begin_leg()
+            model.learn(
+                goal - model.num_timesteps,
+                callback=callback,
+                reset_num_timesteps=False,
+                log_interval=log_interval,
+            )
+            if model.num_timesteps >= goal:
+                callback.validate()
+        if state.best is None:
+            # It was stopped before its first validation.
             callback.validate()
-        else:
+        elif state.timesteps != model.num_timesteps:
             callback.checkpoint()
     finally:
         logger.close()
@@ -240,9 +277,8 @@ def _learn(
 def _export(run: TrainingRun, dataset: Dataset, config: TrainConfig, model: TradingSac) -> None:
     """policy.onnx of the best model, where it is missing or not the best model's."""
     best = build_model(
-        config.sac.model_copy(update={"buffer_size": config.sac.batch_size, "timesteps": 1, "device": "cpu"}),
-        dataset.environment(VALIDATION, config),
-        reward_scale=1.0,
+        config.sac.model_copy(update={"buffer_size": config.sac.batch_size, "device": "cpu"}),
+        FuturesVecEnv(dataset.vector_environment(VALIDATION, config, 1)),
     )
     if not run.model_path.exists():
         # Lost since: the latest is the best that there is.
@@ -293,6 +329,7 @@ def _state(run: TrainingRun, values: Mapping[str, Any]) -> TrainingState:
             updates=int(values["updates"]),
             best=None if values["best"] is None else dict(values["best"]),
             validations=[dict(one) for one in values["validations"]],
+            timing=Timing(**values.get("timing", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise TrainingRunError(

@@ -27,10 +27,12 @@ class FuturesVecEnv(VecEnv):
 
     Args:
         env: what is stepped. Its seeds come from `seed`, or from the algorithm's `seed` argument.
+        reward_scale: factor on the rewards that `step` returns; `r` of an episode stays that of the environment.
     """
 
-    def __init__(self, env: FuturesVectorEnv) -> None:
+    def __init__(self, env: FuturesVectorEnv, *, reward_scale: float = 1.0) -> None:
         self.env = env
+        self.reward_scale = reward_scale
         self._actions: NDArray[Any] | None = None
         self._began_s = time.monotonic()
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
@@ -92,7 +94,7 @@ class FuturesVecEnv(VecEnv):
         dones = terminated | truncated
         if ended:
             self._tell(infos, np.flatnonzero(dones), truncated, ended)
-        return observations, rewards.astype(np.float32), dones, infos
+        return observations, (rewards * self.reward_scale).astype(np.float32), dones, infos
 
     def _tell(
         self,

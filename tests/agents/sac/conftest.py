@@ -22,6 +22,7 @@ def tiny_settings(**sac: Any) -> dict[str, Any]:
         "risk": {"max_drawdown_fraction": 0.6},
         "sac": {
             "timesteps": 300,
+            "n_envs": 4,
             "learning_starts": 64,
             "batch_size": 32,
             "net_arch": [16, 16],

@@ -25,6 +25,7 @@ from agents.sac.export import actor_to_onnx
 from agents.sac.model import build_model, restore_model
 from agents.sac.policy import OnnxPolicy, SacAgent, load_sac_setup
 from agents.sac.trainer import Outcome
+from agents.sac.vec import FuturesVecEnv
 from agents.simulate import build_env
 from agents.training_run import TrainingRun
 from envs.errors import ObservationMismatchError, PerpgymError, TrainingRunError
@@ -47,6 +48,11 @@ class Bomb:
 
 def copied(outcome: Outcome, root: Path) -> TrainingRun:
     return TrainingRun(Path(shutil.copytree(outcome.run.folder, root / outcome.run.train_id)))
+
+
+def training_env(config: TrainConfig) -> FuturesVecEnv:
+    dataset = prepare(config, notice=lambda _: None)
+    return FuturesVecEnv(dataset.vector_environment("train", config, config.sac.n_envs))
 
 
 def test_actions_equal_those_of_sb3_on_a_thousand_observations(
@@ -74,18 +80,18 @@ def test_the_same_weights_give_the_same_bytes(
     outcome: Outcome, settings: Callable[..., dict[str, Any]]
 ) -> None:
     config = TrainConfig.parse(settings())
-    env = prepare(config, notice=lambda _: None).environment("train", config)
-    model = build_model(config.sac, env, reward_scale=1.0)
+    env = training_env(config)
+    model = build_model(config.sac, env)
     restore_model(model, outcome.run.model_path)
-    assert actor_to_onnx(model, env.spec_observation.hash) == outcome.run.require_policy()
+    assert actor_to_onnx(model, env.env.spec_observation.hash) == outcome.run.require_policy()
     onnx.checker.check_model(onnx.load_from_string(outcome.run.require_policy()), full_check=True)
 
 
 def test_actions_are_scaled_to_the_action_space(settings: Callable[..., dict[str, Any]]) -> None:
     config = TrainConfig.parse(settings(activation="tanh", net_arch=[8]))
-    env = prepare(config, notice=lambda _: None).environment("train", config)
+    env = training_env(config)
     env.action_space = type(env.action_space)(-2.0, 6.0, (1,), np.float32)
-    model = build_model(config.sac, env, reward_scale=1.0)
+    model = build_model(config.sac, env)
     policy = OnnxPolicy(actor_to_onnx(model, "hash"), source="test")  # compared with predict inside
     observations = np.random.default_rng(0).normal(size=(50, policy.observation_size)).astype(np.float32)
     actions = policy.batch(observations)
@@ -95,8 +101,7 @@ def test_actions_are_scaled_to_the_action_space(settings: Callable[..., dict[str
 
 def test_weights_that_are_not_finite_are_refused(settings: Callable[..., dict[str, Any]]) -> None:
     config = TrainConfig.parse(settings())
-    env = prepare(config, notice=lambda _: None).environment("train", config)
-    model = build_model(config.sac, env, reward_scale=1.0)
+    model = build_model(config.sac, training_env(config))
     model.policy.actor.mu.bias.data[0] = float("nan")
     with pytest.raises(PerpgymError, match="the training diverged"):
         actor_to_onnx(model, "hash")

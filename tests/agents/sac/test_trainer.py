@@ -14,11 +14,12 @@ import yaml
 from gymnasium.utils.env_checker import check_env as check_gymnasium_env
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
+from agents.sac.algorithm import Timing
 from agents.sac.callback import TrainingState
 from agents.sac.config import SplitConfig, TrainConfig
 from agents.sac.dataset import prepare, split_rows
-from agents.sac.report import QuietReporter
-from agents.sac.trainer import Outcome, resolved_reward_scale, resume_training, start_training
+from agents.sac.report import QuietReporter, timing_line
+from agents.sac.trainer import Outcome, _state, resolved_reward_scale, resume_training, start_training
 from agents.training_run import TrainingRun
 from envs.errors import CandleError, ConfigError, TrainingRunError
 from envs.futures_env import FuturesEnv
@@ -32,7 +33,8 @@ def copied(outcome: Outcome, root: Path) -> TrainingRun:
 
 
 def evaluation_of(run: TrainingRun) -> dict[str, Any]:
-    return {key: value for key, value in run.evaluation().items() if key != "train_id"}
+    """Without its name and the time that it took."""
+    return {key: value for key, value in run.evaluation().items() if key not in ("train_id", "training")}
 
 
 def resume(run: TrainingRun, **overrides: Any) -> Outcome:
@@ -55,6 +57,7 @@ def test_the_run_folder_holds_everything(outcome: Outcome) -> None:
         "policy.onnx",
         "model.zip",
         "checkpoint.zip",
+        "replay.npz",
         "training_state.json",
         "evaluation.json",
         "tensorboard",
@@ -111,18 +114,63 @@ def test_the_same_seed_gives_the_same_run(
     assert other.run.policy_path.read_bytes() != outcome.run.policy_path.read_bytes()
 
 
-def test_a_resumed_training_goes_on_from_where_it_was(outcome: Outcome, tmp_path: Path) -> None:
+def test_a_resumed_training_goes_on_from_where_it_was(
+    outcome: Outcome, train: Callable[..., Outcome], tmp_path: Path
+) -> None:
     run = copied(outcome, tmp_path)
-    went_on = resume(run, **{"sac.timesteps": 450})
-    assert went_on.state.timesteps == 450
-    assert [one["timesteps"] for one in went_on.state.validations] == [100, 200, 300, 400, 450]
+    went_on = resume(run, **{"sac.timesteps": 452})
+    assert went_on.state.timesteps == 452
+    assert [one["timesteps"] for one in went_on.state.validations] == [100, 200, 300, 400, 452]
     assert went_on.state.validations[:3] == outcome.state.validations
-    # 450 - 300 steps, the first 64 of which refill the replay buffer.
-    assert outcome.state.updates == 300 - 64 and went_on.state.updates == outcome.state.updates + 150 - 64
-    assert run.metadata().values["sac"]["timesteps"] == 450
-    # Resumed twice from the same point, it comes to the same.
-    again = resume(copied(outcome, tmp_path / "again"), **{"sac.timesteps": 450})
-    assert again.run.policy_path.read_bytes() == run.policy_path.read_bytes()
+    # A gradient step per transition, but for the random ones.
+    assert outcome.state.updates == 300 - 64 and went_on.state.updates == 452 - 64
+    assert run.metadata().values["sac"]["timesteps"] == 452
+    timing = went_on.state.timing
+    assert (timing.env_steps, timing.gradient_steps) == (452, 452 - 64)
+    # The same as one that never stopped, to the last bit of policy, replay and figures.
+    straight = train(tmp_path, timesteps=452)
+    assert straight.state.validations == went_on.state.validations
+    assert straight.run.policy_path.read_bytes() == run.policy_path.read_bytes()
+    assert straight.run.replay_path.read_bytes() == run.replay_path.read_bytes()
+    assert evaluation_of(straight.run) == evaluation_of(run)
+
+
+def test_a_lost_replay_buffer_is_refilled_by_the_policy(outcome: Outcome, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listening(QuietReporter):
+        def notice(self, message: str) -> None:
+            said.append(message)
+
+    for name, expected in (("missing", "is missing"), ("older", "of another moment")):
+        run = copied(outcome, tmp_path / name)
+        if name == "missing":
+            run.replay_path.unlink()
+        else:
+            kept = dict(np.load(run.replay_path))
+            np.savez(run.replay_path, **{**kept, "timesteps": np.int64(200)})
+        said.clear()
+        done = resume_training(run, {"sac.timesteps": 452}, reporter=Listening(), should_stop=lambda: False)
+        assert any(expected in message and "refills it first" in message for message in said)
+        assert done.state.updates == outcome.state.updates + 152 - 64
+    run.replay_path.write_bytes(b"no zip")
+    with pytest.raises(TrainingRunError, match=r"replay\.npz is damaged.*delete it"):
+        resume(run, **{"sac.timesteps": 600})
+
+
+def test_a_training_says_where_its_time_went(outcome: Outcome) -> None:
+    training = outcome.run.evaluation()["training"]
+    assert training["device"] == "cpu"
+    assert (training["env_steps"], training["gradient_steps"]) == (300, 300 - 64)
+    assert training["env_share"] + training["replay_share"] + training["gradient_share"] == pytest.approx(
+        1.0, abs=2e-4
+    )
+    assert training["gradient_share"] > 0.5
+    assert training["env_steps_per_s"] == pytest.approx(300 / training["wall_s"], rel=0.05)
+    assert training["gradient_steps_per_s"] > 0
+    assert outcome.run.metadata().values["training"] == training
+    assert "of the time in gradient steps" in timing_line(outcome.state.timing)
+    assert timing_line(Timing()) == ""
 
 
 def test_resuming_a_finished_run_makes_what_is_missing(outcome: Outcome, tmp_path: Path) -> None:
@@ -178,14 +226,14 @@ def test_stopping_early_leaves_a_usable_run(settings: Settings, tmp_path: Path) 
 
     def should_stop() -> bool:
         asked[0] += 1
-        return asked[0] > 150  # asked once per step
+        return asked[0] > 37  # asked once per candle of all environments, and once per leg
 
     config = TrainConfig.parse(settings())
     stopped = start_training(config, root=tmp_path, reporter=QuietReporter(), should_stop=should_stop)
     assert stopped.interrupted
     assert stopped.run.metadata().interrupted
     assert stopped.run.metadata().values["status"] == "interrupted"
-    assert stopped.state.timesteps == 151
+    assert 100 < stopped.state.timesteps < 200
     assert [one["timesteps"] for one in stopped.state.validations] == [100]
     assert set(stopped.evaluation["test"]) == {"agent", "buy-and-hold", "flat"}
     # It goes on to the end, and is no longer interrupted.
@@ -266,5 +314,11 @@ def test_a_signal_scheme_and_two_symbols_train_too(settings: Settings, tmp_path:
 
 
 def test_the_state_reads_back() -> None:
-    state = TrainingState(timesteps=3, updates=2, best={"score": 1.0}, validations=[{"score": 1.0}])
-    assert TrainingState(**state.to_dict()) == state
+    state = TrainingState(
+        timesteps=3,
+        updates=2,
+        best={"score": 1.0},
+        validations=[{"score": 1.0}],
+        timing=Timing(1.0, 2.0, 3.0, 4, 5),
+    )
+    assert _state(TrainingRun(Path("nowhere")), state.to_dict()) == state

@@ -73,6 +73,19 @@ def test_it_does_what_their_own_does(market: Market) -> None:
     assert ended[True] > 5 and ended[False] > 5
 
 
+def test_rewards_are_scaled_for_the_algorithm_and_not_for_the_reader(market: Market) -> None:
+    plain, scaled = make(market), FuturesVecEnv(FuturesVectorEnv(3, **arguments(market)), reward_scale=250.0)
+    for env in (plain, scaled):
+        env.seed(2)
+        env.reset()
+    actions = np.full((3, 2), 0.5, np.float32)
+    for _ in range(12):
+        _, rewards, _, infos = plain.step(actions)
+        _, larger, _, others = scaled.step(actions)
+        np.testing.assert_allclose(larger, rewards * 250, rtol=1e-6)
+        assert [one["episode"]["r"] for one in infos if one] == [one["episode"]["r"] for one in others if one]
+
+
 def test_observations_are_not_copied(market: Market) -> None:
     env = make(market)
     env.reset()
