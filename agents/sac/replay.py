@@ -2,7 +2,7 @@
 
 An observation is a window of scaled features, which every environment reads from one table, and a portfolio vector
 of 3 n + 2 entries. A transition goes from candle t to candle t + 1, at an episode's end too. So it is enough to keep t
-and both portfolio vectors: 54 bytes for one symbol, where two windows of 30 candles and 15 features take 3,600. The
+and both portfolio vectors: 60 bytes for one symbol, where two windows of 30 candles and 15 features take 3,600. The
 windows are copied out of the table when a batch is sampled, and are the observations bit for bit.
 """
 
@@ -97,14 +97,13 @@ class IndexReplayBuffer(ReplayBuffer):
         self._candles, self._columns, self._window_size = candles, columns, window_size
         self._table = np.ascontiguousarray(features, dtype=np.float32).reshape(-1)
         self._decided_on = decided_on
-        rows = (self.buffer_size, n_envs)
-        self._candle = np.zeros(rows, np.int32)
-        # This observation's portfolio and the next one's, beside each other: they are read together.
-        self._portfolio = np.zeros((*rows, 2, self._portfolio_entries), np.float32)
-        self.actions = np.zeros((*rows, self.action_dim), np.float32)
-        self.rewards = np.zeros(rows, np.float32)
-        self.dones = np.zeros(rows, np.bool_)
-        self.timeouts = np.zeros(rows, np.bool_)
+        # A transition's entries lie beside each other: drawn at random, each is one cache miss instead of six.
+        portfolio, actions = 2 * self._portfolio_entries, self.action_dim
+        self._rows = np.zeros((self.buffer_size, n_envs, portfolio + actions + 4), np.float32)
+        self._candle = self._rows.view(np.int32)[..., 0]
+        self._portfolio = self._rows[..., 1 : 1 + portfolio].reshape(self.buffer_size, n_envs, 2, -1)
+        self.actions = self._rows[..., 1 + portfolio : -3]
+        self.rewards, self.dones, self.timeouts = (self._rows[..., column] for column in (-3, -2, -1))
         self._checked = False
         self._on_device: _DeviceWindows | None = None
         if self.device.type != "cpu":
@@ -113,17 +112,7 @@ class IndexReplayBuffer(ReplayBuffer):
     @property
     def nbytes(self) -> int:
         """Bytes that the transitions take; the feature table, which the environments share, is not among them."""
-        return sum(array.nbytes for array in self._arrays().values())
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {
-            "candle": self._candle,
-            "portfolio": self._portfolio,
-            "actions": self.actions,
-            "rewards": self.rewards,
-            "dones": self.dones,
-            "timeouts": self.timeouts,
-        }
+        return self._rows.nbytes
 
     # --- adding ------------------------------------------------------------------------------------------
 
@@ -180,8 +169,9 @@ class IndexReplayBuffer(ReplayBuffer):
             raise ConfigError("observations are scaled already: IndexReplayBuffer takes no VecNormalize")
         # Drawn as Stable-Baselines3 draws it, for the same batches.
         chosen = batch_inds * self.n_envs + np.random.randint(0, high=self.n_envs, size=len(batch_inds))
+        rows = self._rows.reshape(-1, self._rows.shape[2])
         if self._on_device is not None:
-            return self._on_device.batch(chosen, self._arrays())
+            return self._on_device.batch(rows[chosen], self._portfolio_entries)
         count, size = len(chosen), self._window_entries + self._portfolio_entries
         # Fresh memory for every batch: the one before may still be in use.
         observations, following = torch.empty((count, size)), torch.empty((count, size))
@@ -192,12 +182,8 @@ class IndexReplayBuffer(ReplayBuffer):
             self._columns,
             self._window_entries,
             chosen,
-            self._candle.reshape(-1),
-            self._portfolio.reshape(-1, 2, self._portfolio_entries),
-            self.actions.reshape(-1, self.action_dim),
-            self.rewards.reshape(-1),
-            self.dones.reshape(-1),
-            self.timeouts.reshape(-1),
+            rows,
+            rows.view(np.int32),
             observations.numpy(),
             following.numpy(),
             actions.numpy(),
@@ -210,10 +196,9 @@ class IndexReplayBuffer(ReplayBuffer):
 
     def save(self, path: Path, *, timesteps: int) -> None:
         """Write what it holds to an .npz file, whole or not at all, as of `timesteps` candles traded."""
-        held = self.size()
         buffer = io.BytesIO()
-        arrays = {name: array[:held] for name, array in self._arrays().items()}
-        np.savez(buffer, timesteps=np.int64(timesteps), pos=np.int64(self.pos), allow_pickle=False, **arrays)
+        rows = self._rows[: self.size()]
+        np.savez(buffer, timesteps=np.int64(timesteps), pos=np.int64(self.pos), rows=rows)
         write_atomically(path, buffer)
 
     def load(self, path: Path, *, timesteps: int) -> bool:
@@ -240,25 +225,23 @@ class IndexReplayBuffer(ReplayBuffer):
                 f"{path} is damaged or of another training ({told}); delete it, and --resume refills the replay "
                 "buffer by the policy"
             ) from error
-        length = len(kept["candle"])
-        held = min(length, self.buffer_size)
-        for name, array in self._arrays().items():
-            ordered = kept[name] if first == 0 else np.roll(kept[name], -first, axis=0)
-            array[:held] = ordered[length - held :]
+        rows = kept["rows"]
+        held = min(len(rows), self.buffer_size)
+        self._rows[:held] = np.roll(rows, -first, axis=0)[len(rows) - held :]
         self.full = held == self.buffer_size
-        same_rows = first == 0 and length == self.buffer_size
+        same_rows = first == 0 and len(rows) == self.buffer_size
         self.pos = (int(kept["pos"]) if same_rows else held) % self.buffer_size
         return True
 
     def _first_row(self, kept: dict[str, NDArray[Any]]) -> int:
         """How far to roll the rows that they fit here; refuses what sampling would read beyond its memory with."""
-        pos, length = int(kept["pos"]), len(kept["candle"])
+        pos, rows = int(kept["pos"]), kept["rows"]
+        length = len(rows)
         if not 0 <= pos <= length:
             raise ValueError(f"it holds {length} steps and goes on at {pos}")
-        for name, array in self._arrays().items():
-            if kept[name].dtype != array.dtype or kept[name].shape != (length, *array.shape[1:]):
-                raise ValueError(f"{name} is {kept[name].dtype} {kept[name].shape}")
-        candle = kept["candle"]
+        if rows.dtype != np.float32 or rows.shape[1:] != self._rows.shape[1:]:
+            raise ValueError(f"its transitions are {rows.dtype} {rows.shape[1:]}, not {self._rows.shape[1:]}")
+        candle = rows.view(np.int32)[..., 0]
         if length and not self._window_size - 1 <= candle.min() <= candle.max() < self._candles - 1:
             raise ValueError(f"candles {candle.min()} to {candle.max()} of {self._candles}")
         # A buffer of the same size keeps every row in its place, and so gives the same batches.
@@ -278,28 +261,17 @@ class _DeviceWindows:
         self._windows = on_device.as_strided((rows, window_entries), (columns, 1))
         self._first = window_entries // columns - 1
 
-    def batch(self, chosen: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> ReplayBufferSamples:
-        """The transitions `chosen`, flat indices over steps and environments."""
-
-        def taken(name: str, *shape: int) -> NDArray[Any]:
-            array = arrays[name]
-            entries: NDArray[Any] = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])[chosen]
-            return entries.reshape(len(chosen), *shape)
-
-        portfolio, actions = taken("portfolio", -1), taken("actions", -1)
-        ended = taken("dones", 1) & ~taken("timeouts", 1)
-        parts = (portfolio, actions, ended.astype(np.float32), taken("rewards", 1))
-        # One transfer for what is small, one for the candles.
-        small = self._sent(np.concatenate(parts, axis=1))
-        row = self._sent(taken("candle").astype(np.int64) - self._first)
-        size = portfolio.shape[1] // 2
-        last = 2 * size + actions.shape[1]
+    def batch(self, rows: NDArray[np.float32], size: int) -> ReplayBufferSamples:
+        """The transitions in these rows of the buffer, with portfolios of `size` entries."""
+        sent = self._sent(rows)
+        row = sent[:, 0].view(torch.int32).long() - self._first
+        portfolio, actions = sent[:, 1 : 1 + 2 * size], sent[:, 1 + 2 * size : -3]
         return ReplayBufferSamples(
-            torch.cat((self._windows.index_select(0, row), small[:, :size]), dim=1),
-            small[:, 2 * size : last],
-            torch.cat((self._windows.index_select(0, row + 1), small[:, size : 2 * size]), dim=1),
-            small[:, last : last + 1],
-            small[:, last + 1 :],
+            torch.cat((self._windows.index_select(0, row), portfolio[:, :size]), dim=1),
+            actions.contiguous(),
+            torch.cat((self._windows.index_select(0, row + 1), portfolio[:, size:]), dim=1),
+            sent[:, -2:-1] * (1 - sent[:, -1:]),
+            sent[:, -3:-2].contiguous(),
         )
 
     def _sent(self, array: NDArray[Any]) -> torch.Tensor:
@@ -314,27 +286,24 @@ def _copy_out(
     columns: int,
     window_entries: int,
     chosen: Any,
-    candle: Any,
-    portfolio: Any,
-    actions: Any,
-    rewards: Any,
-    dones: Any,
-    timeouts: Any,
+    rows: Any,
+    integers: Any,
     out_observations: Any,
     out_following: Any,
     out_actions: Any,
     out_dones: Any,
     out_rewards: Any,
 ) -> None:
-    size = portfolio.shape[2]
-    width = window_entries + size
+    width = out_observations.shape[1]
+    size = width - window_entries
+    first_action = 1 + 2 * size
     flat_observations, flat_following = out_observations.reshape(-1), out_following.reshape(-1)
     # Unsigned, so that numba does not look for negative indices: the copy is then twice as fast.
     entries = np.uint64(window_entries)
     for i in range(len(chosen)):
-        k = chosen[i]
+        row = rows[chosen[i]]
         # A window's rows lie behind one another in the table, and the next one begins a row later.
-        first = np.uint64((candle[k] + 1) * columns - window_entries)
+        first = np.uint64((integers[chosen[i], 0] + 1) * columns - window_entries)
         second = first + np.uint64(columns)
         to = np.uint64(i * width)
         for j in range(entries):
@@ -342,12 +311,12 @@ def _copy_out(
         for j in range(entries):
             flat_following[to + j] = table[second + j]
         for j in range(size):
-            out_observations[i, window_entries + j] = portfolio[k, 0, j]
-            out_following[i, window_entries + j] = portfolio[k, 1, j]
-        for j in range(actions.shape[1]):
-            out_actions[i, j] = actions[k, j]
-        out_dones[i, 0] = 1.0 if dones[k] and not timeouts[k] else 0.0
-        out_rewards[i, 0] = rewards[k]
+            out_observations[i, window_entries + j] = row[1 + j]
+            out_following[i, window_entries + j] = row[1 + size + j]
+        for j in range(out_actions.shape[1]):
+            out_actions[i, j] = row[first_action + j]
+        out_rewards[i, 0] = row[-3]
+        out_dones[i, 0] = row[-2] * (np.float32(1.0) - row[-1])
 
 
 _gather = compiled(_copy_out, nogil=True)
