@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 import subprocess
@@ -195,31 +194,56 @@ def test_a_pickle_in_any_place_does_nothing(outcome: Outcome, tmp_path: Path) ->
     assert trace.read_text() == "unpickled"
 
 
-_PROBE = """
-import json, sys
-from pathlib import Path
-from agents.sac.policy import load_sac_setup
-from agents.training_run import TrainingRun
-from agents.simulate import build_env
-from agents.run import run
-from envs.synthetic import synthetic_market
-setup = load_sac_setup(TrainingRun.open(sys.argv[1]))
-steps = run(build_env(setup, synthetic_market(n=150)), setup.agent, max_steps=20).steps
-heavy = ("torch", "stable_baselines3", "sklearn", "matplotlib", "tensorboard", "onnx")
-print(json.dumps({"steps": steps, "heavy": [name for name in heavy if name in sys.modules]}))
+# Runs a command in a process where importing a training library is an error, wherever and whenever it is tried.
+_WITHOUT = """
+import runpy, sys
+heavy = {"torch", "stable_baselines3", "sklearn", "matplotlib", "tensorboard", "onnx", "tensorflow"}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in heavy:
+            raise AssertionError(f"{name} was imported")
+sys.meta_path.insert(0, Refuse())
+module, sys.argv = sys.argv[1], sys.argv[1:]
+try:
+    (runpy.run_path if module.endswith(".py") else runpy.run_module)(module, run_name="__main__")
+except SystemExit as end:
+    code = end.code
+else:
+    code = 0
+print("loaded:", sorted(heavy & set(sys.modules)))
+sys.exit(code)
 """
 
 
-def test_running_a_policy_imports_no_training_library(outcome: Outcome) -> None:
+@pytest.mark.parametrize("command", ["agents.backtest", "live.py"])
+def test_running_a_policy_imports_no_training_library(outcome: Outcome, tmp_path: Path, command: str) -> None:
+    """The commands themselves, from start to end: report, step log, paper exchange and statistics."""
+    train_id = outcome.run.train_id
+    runs = ["--training-runs", str(copied(outcome, tmp_path).folder.parent), "--out", str(tmp_path / "out")]
+    arguments = {
+        "agents.backtest": ["--agent", train_id, *runs],
+        "live.py": ["--train-id", train_id, "--paper", "--speed", "max", "--steps", "5", *runs],
+    }
     done = subprocess.run(
-        [sys.executable, "-c", _PROBE, str(outcome.run.folder)],
+        [sys.executable, "-c", _WITHOUT, command, *arguments[command]],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
-        check=True,
+        timeout=240,
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == {"steps": 20, "heavy": []}
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+    (log,) = (tmp_path / "out").rglob("steps*.csv")
+    assert len(log.read_text().splitlines()) > 5
+
+
+def test_the_test_would_notice_a_late_import(tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text("def late():\n    import matplotlib.pyplot\nlate()\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT, str(script)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0 and "matplotlib was imported" in done.stderr
 
 
 def test_the_agent_is_deterministic(outcome: Outcome) -> None:
