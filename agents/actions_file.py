@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.base import KnownActions
 from envs.base import Action, Observation
 from envs.errors import ConfigError, ObservationMismatchError
 from envs.observation import ObservationSpec
@@ -208,6 +209,12 @@ class ActionsFileAgent:
         self._step = step + 1
         action: NDArray[np.float64] = self._dense[min(step, len(self._dense) - 1)].copy()
         return action
+
+    def act_ahead(self, candles: NDArray[np.float32]) -> KnownActions:
+        """The actions of the next steps."""
+        steps = np.arange(self._step, self._step + len(candles))
+        self._step += len(candles)
+        return KnownActions(self._dense[np.minimum(steps, len(self._dense) - 1)])
 
     def close(self) -> None:
         """Nothing is held."""

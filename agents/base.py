@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from envs.account import Execution, Plan
 from envs.base import Action, Observation
@@ -61,6 +64,30 @@ class KeepsRecords(Protocol):
 
     def notices(self) -> Sequence[str]:
         """What a report should say about the agent's part, one line each; asked after the run."""
+
+
+class KnownActions(NamedTuple):
+    """Actions of steps to come.
+
+    Attributes:
+        actions: float64 [K, n].
+        until_held: an action counts until a position in its symbol is observed, and is 0 from then on.
+    """
+
+    actions: NDArray[np.float64]
+    until_held: bool = False
+
+
+@runtime_checkable
+class ForesightedAgent(Agent, Protocol):
+    """An agent whose actions follow from the candles alone: a simulation knows them ahead, and runs compiled."""
+
+    def act_ahead(self, candles: NDArray[np.float32]) -> KnownActions:
+        """What `act` would give for the next K observations, in order; each is asked for once.
+
+        Args:
+            candles: [K, F], the features of the last candle of each observation.
+        """
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from agents.base import Agent, AgentSetup
+from agents.base import Agent, AgentSetup, KnownActions
 from envs.actions import SignalScheme, TargetScheme
 from envs.base import Action, Observation
 from envs.config import StrictModel
@@ -41,7 +41,12 @@ def last_candle_columns(spec: ObservationSpec, feature: str, *, whose: str) -> N
             expected=feature,
             actual=spec.hash,
         )
-    return np.array(columns, dtype=np.intp) + (spec.window_size - 1) * len(spec.features)
+    return np.array(columns, dtype=np.intp) + _last_candle(spec)
+
+
+def _last_candle(spec: ObservationSpec) -> int:
+    """Where the features of an observation's last candle begin."""
+    return (spec.window_size - 1) * len(spec.features)
 
 
 class FlatAgent:
@@ -58,6 +63,10 @@ class FlatAgent:
     def act(self, observation: Observation, info: dict[str, Any]) -> Action:
         """Zeros [n]."""
         return self._action.copy()
+
+    def act_ahead(self, candles: NDArray[np.float32]) -> KnownActions:
+        """Zeros [K, n]."""
+        return KnownActions(np.zeros((len(candles), len(self._action))))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -86,6 +95,10 @@ class BuyAndHoldAgent:
         self._opened |= observation[self._exposure] != 0.0
         return np.where(self._opened, np.float32(0.0), np.float32(1.0))
 
+    def act_ahead(self, candles: NDArray[np.float32]) -> KnownActions:
+        """1 until a position is seen."""
+        return KnownActions(np.ones((len(candles), len(self._opened))), until_held=True)
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -112,6 +125,11 @@ class RandomAgent:
         """The next draw, [n]."""
         return self._rng.uniform(-1.0, 1.0, self._n).astype(np.float32)
 
+    def act_ahead(self, candles: NDArray[np.float32]) -> KnownActions:
+        """The next K draws."""
+        drawn = self._rng.uniform(-1.0, 1.0, (len(candles), self._n)).astype(np.float32)
+        return KnownActions(drawn.astype(np.float64))
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -128,6 +146,7 @@ class EmaCrossAgent:
         self.fast = EmaDistance(period=fast).columns[0]
         self.slow = EmaDistance(period=slow).columns[0]
         self._fast = self._slow = np.zeros(0, np.intp)
+        self._first = 0
 
     def reset(self, spec: ObservationSpec, *, seed: int | None = None) -> None:
         """Find both distances in the observation.
@@ -137,11 +156,17 @@ class EmaCrossAgent:
         """
         self._fast = last_candle_columns(spec, self.fast, whose=self.name)
         self._slow = last_candle_columns(spec, self.slow, whose=self.name)
+        self._first = _last_candle(spec)
 
     def act(self, observation: Observation, info: dict[str, Any]) -> Action:
         """1 long, -1 short, 0 where the EMAs are equal: [n]."""
         action: Action = np.sign(observation[self._slow] - observation[self._fast])
         return action
+
+    def act_ahead(self, candles: NDArray[np.float32]) -> KnownActions:
+        """The same of each candle."""
+        change = candles[:, self._slow - self._first] - candles[:, self._fast - self._first]
+        return KnownActions(np.sign(change).astype(np.float64))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -160,6 +185,7 @@ class MomentumAgent:
         self.feature = LogReturn(periods=periods).columns[0]
         self._threshold = threshold
         self._columns = np.zeros(0, np.intp)
+        self._first = 0
 
     def reset(self, spec: ObservationSpec, *, seed: int | None = None) -> None:
         """Find the log return in the observation.
@@ -168,10 +194,17 @@ class MomentumAgent:
             ObservationMismatchError: it is not there.
         """
         self._columns = last_candle_columns(spec, self.feature, whose=self.name)
+        self._first = _last_candle(spec)
 
     def act(self, observation: Observation, info: dict[str, Any]) -> Action:
         """1 long, -1 short, 0 within the threshold: [n]."""
-        change = observation[self._columns]
+        return self._actions(observation[self._columns])
+
+    def act_ahead(self, candles: NDArray[np.float32]) -> KnownActions:
+        """The same of each candle."""
+        return KnownActions(self._actions(candles[:, self._columns - self._first]).astype(np.float64))
+
+    def _actions(self, change: NDArray[np.float32]) -> Action:
         return np.where(np.abs(change) < self._threshold, np.float32(0.0), np.sign(change))
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from agents.base import Agent, HearsExecution
 from envs.account import EmergencyReport, Execution, Plan
-from envs.base import StepResult, TradingEnv, TradingWrapper
+from envs.base import Action, StepResult, TradingEnv, TradingWrapper
 from envs.view import VIEW
 
 
@@ -59,22 +59,39 @@ def run(
     while max_steps is None or steps < max_steps:
         if should_stop():
             return RunResult(steps, Ending.STOPPED)
-        plan = env.plan(agent.act(observation, {**info, VIEW: view}))
-        execution = env.execute(plan)
-        if isinstance(agent, HearsExecution):
-            agent.on_execution(plan, execution)
-        if on_execution is not None:
-            on_execution(plan, execution)
-        result = env.advance()
-        if on_advance is not None:
-            on_advance(result)
+        action = agent.act(observation, {**info, VIEW: view})
+        result, ending, report = take_step(
+            env, agent, action, on_execution=on_execution, on_advance=on_advance
+        )
         steps += 1
-        observation, _, terminated, truncated, info = result
-        report = execution.emergency or info.get("emergency")
-        if report is not None:
-            return RunResult(steps, Ending.EMERGENCY, report)
-        if terminated:
-            return RunResult(steps, Ending.TERMINATED)
-        if truncated:
-            break
+        if ending is not None:
+            return RunResult(steps, ending, report)
+        observation, info = result[0], result[4]
     return RunResult(steps, Ending.TRUNCATED)
+
+
+def take_step(
+    env: TradingWrapper | TradingEnv,
+    agent: Agent,
+    action: Action,
+    *,
+    on_execution: OnExecution | None = None,
+    on_advance: OnAdvance | None = None,
+) -> tuple[StepResult, Ending | None, EmergencyReport | None]:
+    """One round of the loop: what the step gave, why the run ends with it (None when it goes on), an emergency."""
+    plan = env.plan(action)
+    execution = env.execute(plan)
+    if isinstance(agent, HearsExecution):
+        agent.on_execution(plan, execution)
+    if on_execution is not None:
+        on_execution(plan, execution)
+    result = env.advance()
+    if on_advance is not None:
+        on_advance(result)
+    _, _, terminated, truncated, info = result
+    report: EmergencyReport | None = execution.emergency or info.get("emergency")
+    if report is not None:
+        return result, Ending.EMERGENCY, report
+    if terminated:
+        return result, Ending.TERMINATED, None
+    return result, Ending.TRUNCATED if truncated else None, None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.base import Agent, AgentSetup
+from agents.ahead import AheadRun, ahead_limits
+from agents.base import Agent, AgentSetup, ForesightedAgent
 from agents.baselines import baseline_setup
 from agents.metrics import Metrics, compute_metrics
 from agents.run import Ending, RunResult, run
@@ -19,6 +20,7 @@ from envs.features import FeatureTable, market_features
 from envs.futures_env import FuturesEnv
 from envs.market import Market
 from envs.settings import EnvConfig
+from envs.step_columns import StepColumns, StepRows
 from envs.step_log import StepRecord
 from envs.time_grid import format_time
 from envs.wrappers import RiskControl, StepLog
@@ -27,7 +29,7 @@ BENCHMARKS = ("buy-and-hold", "flat")
 """The rules that every result is shown beside."""
 
 OnStep = Callable[[int, int], None]
-"""Told after each step: steps done, steps planned."""
+"""Told after steps: how many are done, how many are planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Simulation:
         metrics: the figures.
         ending, emergency: how it ended.
         account: at the end.
-        records: rows of the step log, if they were kept.
+        records: rows of the step log, if they were kept; as arrays where that is how they were made, until they are
+            looked at.
     """
 
     agent: str
@@ -65,7 +68,7 @@ class Simulation:
     ending: Ending
     emergency: EmergencyReport | None
     account: AccountSnapshot
-    records: tuple[StepRecord, ...] = ()
+    records: StepRows = field(default_factory=StepRows)
 
     @property
     def span_ms(self) -> tuple[int, int]:
@@ -95,6 +98,15 @@ class _Recorder:
         self.equity: list[float] = []
         self.trades: list[Trade] = []
 
+    def on_columns(self, columns: StepColumns) -> None:
+        if not self.equity:
+            self.time_ms.append(int(columns.time_ms[0]))
+            self.equity.append(self._env.config.initial_capital_usdt)
+        self.time_ms += columns.time_ms[1:].tolist()
+        self.equity += columns.ahead.steps["end_equity"].tolist()
+        self.trades += [Trade(kind, fill) for kind, fill in columns.fills()]
+        self._tell()
+
     def mark(self) -> None:
         self.time_ms.append(self._env.time_ms)
         self.equity.append(self._env.totals()["equity"])
@@ -112,6 +124,9 @@ class _Recorder:
         self.trades += [Trade(event.action_type, event.fill) for event in info["events"]]
         self._take_emergency(info.get("emergency"))
         self.mark()
+        self._tell()
+
+    def _tell(self) -> None:
         if self._on_step is not None:
             self._on_step(len(self.equity) - 1, self._planned)
 
@@ -178,11 +193,11 @@ def simulate(
         steps_path, emergencies_path: the CSV files to write; None writes none.
         keep_records: keep the rows of the step log in memory.
         should_stop: asked between steps.
-        on_step: told after each step.
+        on_step: told after steps.
     """
     risk = RiskControl(env, setup.limits)
     if steps_path is None and not keep_records:
-        return _run(env, risk, setup.agent, setup.max_steps, seed, should_stop, on_step)
+        return _run(env, risk, setup.agent, setup.max_steps, seed, should_stop, on_step, risk)
     log = StepLog(
         risk,
         agent=setup.agent.name,
@@ -191,7 +206,9 @@ def simulate(
         keep_records=keep_records,
     )
     try:
-        return _run(env, log, setup.agent, setup.max_steps, seed, should_stop, on_step, log)
+        return _run(
+            env, log, setup.agent, setup.max_steps, seed, should_stop, on_step, risk, log, keep=keep_records
+        )
     finally:
         log.close()
 
@@ -235,20 +252,32 @@ def _run(
     seed: int | None,
     should_stop: Callable[[], bool],
     on_step: OnStep | None,
+    risk: RiskControl | None = None,
     log: StepLog | None = None,
+    *,
+    keep: bool = False,
 ) -> Simulation:
     recorder = _Recorder(env, planned_steps(env, max_steps), on_step)
-    outcome: RunResult = run(
-        stack,
-        agent,
-        max_steps=max_steps,
-        seed=seed,
-        should_stop=should_stop,
-        on_execution=recorder.on_execution,
-        on_advance=recorder.on_advance,
-    )
-    if log is not None:
-        log.finish()
+    limits = ahead_limits(env, risk.limits if risk is not None else None)
+    outcome: RunResult
+    rows: Sequence[Sequence[StepRecord]] = ()
+    if limits is not None and isinstance(agent, ForesightedAgent):
+        ahead = AheadRun(env, stack, risk=risk, log=log, keep=keep, limits=limits, listener=recorder)
+        outcome = ahead.run(agent, max_steps=max_steps, seed=seed, should_stop=should_stop)
+        rows = ahead.finish()
+    else:
+        outcome = run(
+            stack,
+            agent,
+            max_steps=max_steps,
+            seed=seed,
+            should_stop=should_stop,
+            on_execution=recorder.on_execution,
+            on_advance=recorder.on_advance,
+        )
+        if log is not None:
+            log.finish()
+            rows = (tuple(log.records),)
     if not recorder.equity:
         recorder.mark()
     equity = np.array(recorder.equity)
@@ -266,7 +295,7 @@ def _run(
         ending=outcome.ending,
         emergency=outcome.emergency,
         account=env.account(),
-        records=tuple(log.records) if log is not None else (),
+        records=StepRows(rows),
     )
 
 

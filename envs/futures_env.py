@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -38,7 +38,7 @@ from envs.features import FeatureTable, default_features, market_features
 from envs.instruments import Instrument, get_instruments
 from envs.market import Market
 from envs.observation import CLIP, observation_spec
-from envs.planning import Planner, check_action, quantity_decimal, to_decimal
+from envs.planning import NO_MARGIN, Planner, check_action, quantity_decimal, to_decimal
 from envs.scaler import FeatureScaler, identity_scaler
 from envs.settings import EnvConfig
 from envs.synthetic import synthetic_market
@@ -54,6 +54,22 @@ _EVENT_ACTIONS = {
     kernel.EVENT_TAKE_PROFIT: (ActionType.TAKE_PROFIT, Leg.TAKE_PROFIT),
     kernel.EVENT_LIQUIDATION: (ActionType.LIQUIDATION, Leg.ORDER),
 }
+
+
+class AheadSteps(NamedTuple):
+    """What `FuturesEnv.run_ahead` did.
+
+    Attributes:
+        first: candle of the first decision.
+        wallet, position: before it, [n] of `kernel.POSITION_DTYPE`.
+        bars, steps: what happened, [K, n] of `kernel.BAR_DTYPE` and [K] of `kernel.STEP_DTYPE`.
+    """
+
+    first: int
+    wallet: float
+    position: Any
+    bars: Any
+    steps: Any
 
 
 class FuturesEnv(TradingEnv):
@@ -195,7 +211,7 @@ class FuturesEnv(TradingEnv):
         self._liquidation_reported = False
         self._funding_seen = [0.0] * len(self.symbols)
         kernel.reset_account(self._config[0], self._account[0], self._position)
-        return self._observe(), {}
+        return self.observation(), {}
 
     def step(self, action: Action) -> StepResult:
         """One step in one compiled call; equal to the phases, which a property test holds."""
@@ -266,7 +282,8 @@ class FuturesEnv(TradingEnv):
         if self._needs_reset:
             raise gym.error.ResetNeeded("the episode is over: call reset() before the next step")
 
-    def _observe(self) -> Observation:
+    def observation(self) -> Observation:
+        """What the agent sees at the close of candle t."""
         observation = np.empty(self._size, np.float32)
         kernel.observe(
             self._config[0],
@@ -279,6 +296,63 @@ class FuturesEnv(TradingEnv):
             observation,
         )
         return observation
+
+    def run_ahead(
+        self,
+        actions: NDArray[np.float64],
+        limits: Any,
+        *,
+        seen: NDArray[np.bool_] | None = None,
+    ) -> AheadSteps:
+        """Steps whose actions are known, in one compiled call, which does them as `step` does. See `kernel.run_ahead`.
+
+        The step after them is one that only the phases can do, or there is none: no action, or no candle, is left.
+
+        Args:
+            actions: [K, n], in the action space of the scheme.
+            limits: [1] of `kernel.AHEAD_DTYPE`: which steps are left to a risk layer.
+            seen: [n], changed in place: where it is true, the action is 0, and it becomes true where a position was
+                observed. None: every action counts.
+        """
+        self._require_running()
+        if self._opened:
+            raise ActionError("run_ahead() was called within a step; call advance() first")
+        n, actions = len(self.symbols), actions[: self._episode_end - self._t]
+        before = AheadSteps(
+            first=self._t,
+            wallet=float(self._account[0]["wallet"]),
+            position=self._position.copy(),
+            bars=np.zeros((len(actions), n), kernel.BAR_DTYPE),
+            steps=np.zeros(len(actions), kernel.STEP_DTYPE),
+        )
+        done = int(
+            kernel.run_ahead(
+                self._config[0],
+                self._symbol_table,
+                self._account,
+                self._position,
+                self._order,
+                self._rows,
+                self._t,
+                np.ascontiguousarray(actions, np.float64),
+                np.zeros(0, np.bool_) if seen is None else seen,
+                limits[0],
+                np.zeros(1, kernel.ACCOUNT_DTYPE),
+                np.zeros(n, kernel.POSITION_DTYPE),
+                np.zeros((2, n)),
+                before.bars,
+                before.steps,
+            )
+        )
+        self._t += done
+        self._funding_seen = [float(funding) for funding in self._position["funding"]]
+        if self._t >= self._episode_end:
+            self._needs_reset = True
+            self._step_float32 = None
+        if done == len(actions):
+            return before
+        # A copy: a short run keeps no room that it did not use.
+        return before._replace(bars=before.bars[:done].copy(), steps=before.steps[:done].copy())
 
     # --- phases ------------------------------------------------------------------------------------------
 
@@ -302,6 +376,11 @@ class FuturesEnv(TradingEnv):
     def candle_index(self) -> int:
         """Index of the last closed candle in the market."""
         return self._t
+
+    @property
+    def steps_left(self) -> int:
+        """Steps until the episode is truncated; 0 when it is over."""
+        return 0 if self._needs_reset else self._episode_end - self._t
 
     def account(self) -> AccountSnapshot:
         """The account, marked at the close of candle t."""
@@ -383,7 +462,7 @@ class FuturesEnv(TradingEnv):
             self._step_float32 = None
         events = () if self._liquidation_reported else self._events()
         info = {"events": events, "funding_usdt": self._take_funding()}
-        return self._observe(), float(reward), terminated, truncated, info
+        return self.observation(), float(reward), terminated, truncated, info
 
     def flatten(self, reason: str) -> Execution:
         """Close everything at the open of candle t+1; at the close of candle t when it is the last."""
@@ -453,7 +532,7 @@ class FuturesEnv(TradingEnv):
             status = OrderStatus.SKIPPED if entry.skipped else OrderStatus.NONE
             return OrderResult(entry, status, error=entry.note if entry.skipped else "")
         if row["outcome"] == kernel.OUTCOME_NO_MARGIN:
-            return OrderResult(entry, OrderStatus.REJECTED, error="margin is insufficient")
+            return OrderResult(entry, OrderStatus.REJECTED, error=NO_MARGIN)
         order = entry.order
         fill = self._fill(
             i,

@@ -155,6 +155,57 @@ ORDER_DTYPE = np.dtype(
 )
 
 
+# What `run_ahead` writes down, per step and symbol, and per step.
+BAR_DTYPE = np.dtype(
+    [
+        ("action", "f8"),
+        ("order_quantity", "f8"),  # signed change that was asked for
+        ("fill_price", "f8"),
+        ("fee", "f8"),
+        ("pnl", "f8"),
+        ("quantity", "f8"),  # held after the orders
+        ("entry_price", "f8"),
+        ("funding_open", "f8"),
+        ("end_quantity", "f8"),  # held at the close of the candle
+        ("end_entry_price", "f8"),
+        ("funding_inner", "f8"),
+        ("event_quantity", "f8"),
+        ("event_price", "f8"),
+        ("event_fee", "f8"),
+        ("event_pnl", "f8"),
+        ("fills", "i4"),  # after the orders
+        ("end_fills", "i4"),
+        ("code", "i1"),
+        ("cut", "i1"),
+        ("outcome", "i1"),
+        ("event", "i1"),
+    ],
+    align=True,
+)
+
+STEP_DTYPE = np.dtype(
+    [
+        ("wallet", "f8"),  # after the orders
+        ("end_wallet", "f8"),  # at the close of the candle
+        ("end_equity", "f8"),
+        ("reward", "f8"),
+    ],
+    align=True,
+)
+
+# Where `run_ahead` leaves a step to the risk layer; infinity, or 0 of the flags, where it has no say.
+AHEAD_DTYPE = np.dtype(
+    [
+        ("drawdown", "f8"),
+        ("leverage", "f8"),
+        ("position_notional", "f8"),
+        ("order_notional", "f8"),
+        ("margin", "i8"),  # orders are judged by the margin that is free
+        ("enlarging", "i8"),  # every order that enlarges a position is left to it
+    ],
+    align=True,
+)
+
 EPISODE_DTYPE = np.dtype(
     [
         ("candle", "i8"),  # the last closed one
@@ -941,3 +992,170 @@ def reset_accounts(
         episode.reward = 0.0
         t = episode.first
         observe(config, symbols, accounts[slot], positions[slot], market, features, t, observations[slot])
+
+
+# --- a run whose actions are known ------------------------------------------------------------------------
+
+
+@_jit
+def _risk_layer_agrees(
+    limits: Any, symbols: Any, position: Any, order: Any, close: Any, equity: float, held: Any
+) -> bool:
+    """Whether every order is surely within the limits, so that the risk layer changes none.
+
+    Orders that shrink a position pass, and count first, as there. `held` is [n], room to work in. What is within
+    rounding of a limit is left to exact numbers.
+    """
+    n = position.shape[0]
+    sure = 1.0 - 1e-9
+    equity = max(equity, 0.0)
+    for i in range(n):
+        held[i] = position[i].quantity
+    for shrinking in (True, False):
+        for i in range(n):
+            change = order[i].quantity
+            if order[i].code != PLAN_ORDER or change == 0.0:
+                continue
+            before = position[i].quantity
+            shrinks = before * change < 0.0 and abs(change) <= abs(before)
+            if shrinks != shrinking:
+                continue
+            if not shrinks:
+                if limits.enlarging == 1:
+                    return False
+                gross = 0.0
+                margins = 0.0
+                for j in range(n):
+                    if j != i:
+                        gross += abs(held[j]) * close[j]
+                        margins += abs(held[j]) * close[j] / symbols[j].leverage
+                after = abs(held[i] + change) * close[i]
+                if (
+                    after > (limits.leverage * equity - gross) * sure
+                    or after > limits.position_notional * sure
+                    or abs(change) * close[i] > limits.order_notional * sure
+                    or after > (equity - margins) * symbols[i].leverage * sure
+                ):
+                    return False
+            held[i] += change
+    return True
+
+
+@_jit
+def run_ahead(
+    config: Any,
+    symbols: Any,
+    accounts: Any,
+    position: Any,
+    order: Any,
+    market: Any,
+    t: int,
+    actions: Any,
+    seen: Any,
+    limits: Any,
+    saved_account: Any,
+    saved_position: Any,
+    work: Any,
+    bars: Any,
+    steps: Any,
+) -> int:
+    """Steps from the close of candle t on, one for each row of `actions` [K, n], each as `step_account` does it.
+
+    It stops before a step that is not ordinary: the account is liquidated, terminates or comes to the drawdown of
+    `limits` (but for rounding), the action is not finite, or the risk layer may change an order. The account is
+    then as it was before that step.
+
+    Args:
+        accounts: [1].
+        seen: [n] where an action counts until a position in its symbol was observed, and is 0 from then on: where
+            that is so. [0] where every action counts.
+        limits: record of AHEAD_DTYPE.
+        saved_account, saved_position, work: room to work in: [1], [n], float64 [2, n].
+        bars, steps: what happened, [K, n] of BAR_DTYPE and [K] of STEP_DTYPE.
+
+    Returns:
+        How many steps were done.
+    """
+    n = position.shape[0]
+    account = accounts[0]
+    action, held = work[0], work[1]
+    scale = config.max_leverage if config.normalize_portfolio == 1 else 1.0
+    for k in range(actions.shape[0]):
+        saved_account[0] = accounts[0]
+        for i in range(n):
+            saved_position[i] = position[i]
+            action[i] = actions[k, i]
+            if seen.shape[0] > 0:
+                if position[i].quantity != 0.0 and account.equity > 0.0:
+                    # As in the observation, where a position may be too small to be seen.
+                    exposure = position[i].quantity * market[t, i, CLOSE] / account.equity / scale
+                    if np.float32(exposure) != np.float32(0.0):
+                        seen[i] = True
+                if seen[i]:
+                    action[i] = 0.0
+        row = market[t + 1]
+        close = market[t, :, CLOSE]
+        equity_before, drawdown_before = account.equity, account.drawdown
+        ordinary = plan_orders(config, symbols, position, equity_before, close, action, order)
+        if ordinary and limits.margin == 1:
+            ordinary = _risk_layer_agrees(limits, symbols, position, order, close, equity_before, held)
+        if ordinary:
+            open_candle(symbols, account, position, row)
+            ordinary = account.liquidated == 0
+        if ordinary:
+            execute_orders(config, symbols, account, position, row, order)
+            mark(account, position, market[t])
+            steps[k].wallet = account.wallet
+            for i in range(n):
+                _write_orders(position[i], order[i], action[i], saved_position[i].funding, bars[k, i])
+                held[i] = position[i].funding
+            play_candle(config, symbols, account, position, row)
+            close_candle(account, position, row)
+            steps[k].reward = step_reward(config, account, equity_before, drawdown_before)
+            steps[k].end_wallet = account.wallet
+            steps[k].end_equity = account.equity
+            for i in range(n):
+                _write_candle(position[i], held[i], bars[k, i])
+            ended = account.liquidated == 1 or account.equity <= 0.0
+            if config.terminate_drawdown > 0.0 and account.drawdown >= config.terminate_drawdown:
+                ended = True
+            # The largest drawdown has seen both marks of this step.
+            ordinary = not ended and account.max_drawdown < limits.drawdown - 1e-9
+        if not ordinary:
+            accounts[0] = saved_account[0]
+            for i in range(n):
+                position[i] = saved_position[i]
+            return k
+        t += 1
+    return actions.shape[0]
+
+
+@_jit
+def _write_orders(position: Any, order: Any, action: float, funding_before: float, bar: Any) -> None:
+    """What a step did to one symbol up to its orders."""
+    bar.action = action
+    bar.order_quantity = order.quantity
+    bar.fill_price = order.fill_price
+    bar.fee = order.fee
+    bar.pnl = order.pnl
+    bar.quantity = position.quantity
+    bar.entry_price = position.entry_price
+    bar.funding_open = position.funding - funding_before
+    bar.fills = position.fills
+    bar.code = order.code
+    bar.cut = order.cut
+    bar.outcome = order.outcome
+
+
+@_jit
+def _write_candle(position: Any, funding_before: float, bar: Any) -> None:
+    """What the candle after them did."""
+    bar.end_quantity = position.quantity
+    bar.end_entry_price = position.entry_price
+    bar.funding_inner = position.funding - funding_before
+    bar.event = position.event
+    bar.event_quantity = position.event_quantity
+    bar.event_price = position.event_price
+    bar.event_fee = position.event_fee
+    bar.event_pnl = position.event_pnl
+    bar.end_fills = position.fills

@@ -26,6 +26,9 @@ from envs.errors import ActionError
 from envs.instruments import Instrument
 from envs.settings import EnvConfig, config_record, symbol_table
 
+NO_MARGIN = "margin is insufficient"
+"""What the exchange says of an order that it refuses for margin."""
+
 _CUT_NOTES = (
     (kernel.CUT_GROSS, "scaled to max_leverage"),
     (kernel.CUT_BRACKET, "cut to the largest position at this leverage"),
@@ -128,10 +131,7 @@ class Planner:
             return PlannedOrder(instrument.symbol, action, ActionType.HOLD, None, held, price)
         quantity = quantity_decimal(row["quantity"], instrument)
         if code == kernel.PLAN_BELOW_MINIMUM:
-            note = (
-                f"order of {abs(quantity)} {instrument.base_asset} is worth {abs(quantity) * price:f} USDT, below the "
-                f"minimum notional of {instrument.min_notional_usdt}"
-            )
+            note = below_minimum_note(quantity, price, instrument)
             kind = classify(held, held + quantity)
             return PlannedOrder(instrument.symbol, action, kind, None, held, price, note=note, skipped=True)
         target = quantity_decimal(row["target"], instrument)
@@ -148,9 +148,22 @@ class Planner:
                 stop_price=_trigger_price(row["stop_price"], instrument),
                 take_profit_price=_trigger_price(row["take_profit_price"], instrument),
             )
-        note = "; ".join(text for flag, text in _CUT_NOTES if row["cut"] & flag)
+        note = cut_note(int(row["cut"]))
         kind = classify(held, target)
         return PlannedOrder(instrument.symbol, action, kind, order, target, price, protection, note)
+
+
+def below_minimum_note(quantity: Decimal, price: Decimal, instrument: Instrument) -> str:
+    """Why an order for `quantity` (signed) is not sent."""
+    return (
+        f"order of {abs(quantity)} {instrument.base_asset} is worth {abs(quantity) * price:f} USDT, below the "
+        f"minimum notional of {instrument.min_notional_usdt}"
+    )
+
+
+def cut_note(cut: int) -> str:
+    """Why an order is smaller than the action asked for, by the kernel's flags; empty where it is not."""
+    return "; ".join(text for flag, text in _CUT_NOTES if cut & flag)
 
 
 def quantity_decimal(value: float, instrument: Instrument) -> Decimal:

@@ -76,7 +76,7 @@ class RiskState:
         """The state after seeing `equity_usdt` at the close `time_ms`."""
         peak = max(self.peak_equity_usdt, equity_usdt)
         drawdown = drawdown_fraction(equity_usdt, peak)
-        day_start = _day_start(time_ms)
+        day_start = day_start_of(time_ms)
         new_day = day_start > self.day_start_ms
         return replace(
             self,
@@ -89,7 +89,7 @@ class RiskState:
         )
 
 
-def _day_start(close_ms: int) -> int:
+def day_start_of(close_ms: int) -> int:
     """Midnight of the UTC day that begins with, or goes on at, the instant after a candle's close.
 
     The last close before midnight thus opens the new day, and the day's first candle counts for it.
@@ -108,7 +108,7 @@ def fresh_state(equity_usdt: Decimal, time_ms: int) -> RiskState:
     return RiskState(
         initial_equity_usdt=equity_usdt,
         peak_equity_usdt=equity_usdt,
-        day_start_ms=_day_start(time_ms),
+        day_start_ms=day_start_of(time_ms),
         day_start_equity_usdt=equity_usdt,
         last_candle_close_ms=time_ms,
     )

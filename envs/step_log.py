@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
@@ -58,6 +58,26 @@ class StepRecord:
 
 
 COLUMNS = tuple(field.name for field in fields(StepRecord))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The running figures of a step log between two steps. Money in USDT.
+
+    Attributes:
+        step: number of the next decision.
+        initial_usdt: what pnl_total counts from.
+        peak_usdt, max_drawdown_fraction: so far.
+        reward, funding: by symbol, what the symbol's next row takes.
+    """
+
+    step: int
+    initial_usdt: Decimal
+    peak_usdt: Decimal
+    max_drawdown_fraction: Decimal
+    reward: Mapping[str, float]
+    funding: Mapping[str, Decimal]
+
 
 EMERGENCY_COLUMNS = (
     "schema",
@@ -118,7 +138,14 @@ class CsvAppender:
         """
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerow([format_value(value) for value in values])
-        data = buffer.getvalue().encode()
+        self.append_lines(buffer.getvalue().encode())
+
+    def append_lines(self, data: bytes) -> None:
+        """Write rows that are text already, whole lines.
+
+        Raises:
+            StepLogError: they could not be written whole.
+        """
         try:
             written = os.write(self._descriptor, data)
         except OSError as error:

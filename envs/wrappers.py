@@ -45,7 +45,7 @@ from envs.risk import (
     judge,
     with_guard,
 )
-from envs.step_log import COLUMNS, EMERGENCY_COLUMNS, SCHEMA, CsvAppender, StepRecord
+from envs.step_log import COLUMNS, EMERGENCY_COLUMNS, SCHEMA, CsvAppender, Standing, StepRecord
 
 
 def _no_sleep(_seconds: float) -> None:
@@ -90,6 +90,10 @@ class RiskControl(TradingWrapper):
         if self._state is None:
             raise gym.error.ResetNeeded("call reset() first")
         return self._state
+
+    def resume(self, state: RiskState) -> None:
+        """Go on from `state`, after steps that the simulation did without this layer."""
+        self._state = state
 
     @property
     def emergency(self) -> EmergencyReport | None:
@@ -480,6 +484,36 @@ class StepLog(TradingWrapper):
         account = self.account()
         for symbol in self.symbols:
             self._write(account, symbol, action_type=ActionType.END, result=OrderStatus.NONE)
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is a file."""
+        return self._file is not None
+
+    @property
+    def standing(self) -> Standing:
+        """The running figures between two steps."""
+        return Standing(
+            step=self._step,
+            initial_usdt=self._initial,
+            peak_usdt=self._peak,
+            max_drawdown_fraction=self._max_drawdown,
+            reward=dict(self._reward),
+            funding=dict(self._funding),
+        )
+
+    def resume(self, standing: Standing, *, ended: bool = False) -> None:
+        """Go on from `standing`, after steps whose rows were made elsewhere; `ended`: those of the end too."""
+        self._step, self._ended = standing.step, ended
+        self._initial, self._peak = standing.initial_usdt, standing.peak_usdt
+        self._max_drawdown = standing.max_drawdown_fraction
+        self._reward, self._funding = dict(standing.reward), dict(standing.funding)
+
+    def append_lines(self, blocks: Iterable[bytes]) -> None:
+        """Write rows that were made elsewhere to the file, if there is one."""
+        if self._file is not None:
+            for block in blocks:
+                self._file.append_lines(block)
 
     def close(self) -> None:
         """Write the end rows if the run was stopped, and close the files."""

@@ -64,14 +64,9 @@ def best_rate(work: Callable[[], int], *, seconds: float = 2.0, least: int = 3) 
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers with four significant digits: more would be noise."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, float | int)
-        or value == 0
-        or not math.isfinite(value)
-    ):
+    """Measured numbers with four significant digits: more would be noise. Counts stay as they are."""
+    if not isinstance(value, float) or value == 0 or not math.isfinite(value):
         return value
     digits = 3 - math.floor(math.log10(abs(value)))
     rounded = round(float(value), digits)
-    return int(rounded) if isinstance(value, int) or digits <= 0 else rounded
+    return int(rounded) if digits <= 0 else rounded
