@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from functools import cached_property
 from typing import Generic, TypeVar
 
 ZERO = Decimal(0)
@@ -263,7 +264,7 @@ class Position:
         return self.quantity * (self.mark_price - self.entry_price)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AccountSnapshot:
     """The account at one moment. Money in USDT.
 
@@ -283,12 +284,12 @@ class AccountSnapshot:
     maintenance_margin_usdt: Decimal = ZERO
     pending_orders: int = 0
 
-    @property
+    @cached_property
     def unrealized_pnl_usdt(self) -> Decimal:
         """Sum over the positions."""
         return sum((p.unrealized_pnl_usdt for p in self.positions.values()), ZERO)
 
-    @property
+    @cached_property
     def equity_usdt(self) -> Decimal:
         """wallet + sum of quantity * (mark - entry)."""
         return self.wallet_usdt + self.unrealized_pnl_usdt
@@ -298,7 +299,7 @@ class AccountSnapshot:
         """Equity not bound as initial margin, never below zero."""
         return max(ZERO, self.equity_usdt - self.initial_margin_usdt)
 
-    @property
+    @cached_property
     def gross_notional_usdt(self) -> Decimal:
         """Sum of the positions' absolute notionals."""
         return sum((abs(p.notional_usdt) for p in self.positions.values()), ZERO)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from envs.candle_tail import CandleTail
 from envs.candles import CandleSet
 from envs.errors import CandleError, ConfigError
 from envs.funding import FundingSeries
@@ -261,6 +262,56 @@ def market_features(market: Market, config: FeatureConfig) -> FeatureTable:
         columns += _columns(candles, own, funding)
     columns += _columns(market.candles[0], shared, None)
     return _table(feature_names(config, market.symbols), columns, config, market.candles[0])
+
+
+class LatestFeatures:
+    """The last row of `market_features`, computed without those before it.
+
+    Each indicator sees twice as many candles as it needs for the last row to come out as from the whole history,
+    where `config.memory` has that many.
+
+    Args:
+        config: which features.
+        symbols: in the order of the columns.
+    """
+
+    def __init__(self, config: FeatureConfig, symbols: Sequence[str]) -> None:
+        self.names = feature_names(config, symbols)
+        memory = config.memory
+        counted = [(one, min(2 * max(one.memory, one.warmup + 1), memory)) for one in config.indicators]
+        several = len(symbols) > 1
+        self._own = [pair for pair in counted if not (several and isinstance(pair[0], TimeOfWeek))]
+        self._shared = [pair for pair in counted if several and isinstance(pair[0], TimeOfWeek)]
+
+    def row(self, tails: Sequence[CandleTail], fundings: Sequence[FundingSeries | None]) -> Floats:
+        """The features at the last candle, float64 [F].
+
+        Args:
+            tails: per symbol; how much of them is shown changes.
+            fundings: settled rates per symbol, None for a rate of 0.
+
+        Raises:
+            CandleError: a value is not finite; names the feature.
+        """
+        values: list[float] = []
+        for tail, funding in zip(tails, fundings, strict=True):
+            for indicator, count in self._own:
+                if funding is None and isinstance(indicator, FundingRate):
+                    values += [0.0] * len(indicator.columns)
+                    continue
+                tail.show(count)
+                values += [column[-1] for column in indicator.compute(tail, funding)]
+        for indicator, count in self._shared:
+            tails[0].show(count)
+            values += [column[-1] for column in indicator.compute(tails[0], None)]
+        row = np.array(values)
+        if not np.isfinite(row).all():
+            index = int(np.argmin(np.isfinite(row)))
+            raise CandleError(
+                f"feature {self.names[index]} is {row[index]} at {format_time(tails[0].open_time_ms[-1])}; it must "
+                f"be a number: look at the candles there, or take the feature out"
+            )
+        return row
 
 
 def _no_funding(candles: CandleSet) -> FundingSeries:

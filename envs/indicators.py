@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from envs.candles import CandleSet
+from envs.candle_tail import Candles
+from envs.compiling import compiled
 from envs.errors import ConfigError
 from envs.funding import FundingSeries
 from envs.time_grid import DAY_MS, WEEK_MS, grid_offset_ms
@@ -24,6 +25,11 @@ from envs.time_grid import DAY_MS, WEEK_MS, grid_offset_ms
 Floats = npt.NDArray[np.float64]
 Period = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 Smoothing = Annotated[int, Field(strict=True, ge=2, le=10_000)]
+
+
+def _jit(function: Any) -> Any:
+    return compiled(function)
+
 
 _FADED = 1e-12
 """What is left of the start of a recursive smoothing after `memory` candles, as a fraction."""
@@ -42,31 +48,36 @@ def _wilder_fade(period: int, remainder: float = _FADED) -> int:
     return rows_to_fade(1 / period, remainder)
 
 
+@_jit
 def window_sum(values: Floats, period: int) -> Floats:
     """float64 [T - period + 1]: sums over `period` rows, each added up afresh, oldest first."""
-    count = len(values) - period + 1
-    total = values[:count].copy()
-    for age in range(1, period):
-        total += values[age : age + count]
+    total = np.empty(len(values) - period + 1)
+    for row in range(len(total)):
+        running = 0.0
+        for value in values[row : row + period]:
+            running += value
+        total[row] = running
     return total
 
 
+@_jit
 def window_mean_and_std(values: Floats, period: int) -> tuple[Floats, Floats]:
     """float64 [T] each: mean and population standard deviation of the last `period` rows; NaN before."""
     mean = np.full(len(values), np.nan)
     std = np.full(len(values), np.nan)
-    count = len(values) - period + 1
-    if count <= 0:
-        return mean, std
-    average = window_sum(values, period) / period
-    squares = np.zeros(count)
-    for age in range(period):
-        squares += (values[age : age + count] - average) ** 2
-    spread = np.sqrt(squares / period)
-    # A window of equal values has no spread; what is left there is the rounding of its mean.
-    spread[spread <= 1e-12 * np.abs(average)] = 0.0
-    mean[period - 1 :] = average
-    std[period - 1 :] = spread
+    for row in range(period - 1, len(values)):
+        window = values[row - period + 1 : row + 1]
+        running = 0.0
+        for value in window:
+            running += value
+        average = running / period
+        squares = 0.0
+        for value in window:
+            squares += (value - average) ** 2
+        spread = np.sqrt(squares / period)
+        mean[row] = average
+        # A window of equal values has no spread; what is left there is the rounding of its mean.
+        std[row] = 0.0 if spread <= 1e-12 * abs(average) else spread
     return mean, std
 
 
@@ -90,7 +101,7 @@ class Indicator(BaseModel):
         """Candles from which the last row comes out as from the whole history."""
         return self.warmup + 1
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         """The columns, each float64 [T], NaN where not yet defined."""
         raise NotImplementedError
 
@@ -109,7 +120,7 @@ class LogReturn(Indicator):
     def warmup(self) -> int:
         return self.periods
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         values = np.full(len(candles), np.nan)
         values[self.periods :] = np.log(candles.close[self.periods :] / candles.close[: -self.periods])
         return (values,)
@@ -133,7 +144,7 @@ class Rsi(Indicator):
     def memory(self) -> int:
         return self.period + 1 + _wilder_fade(self.period)
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         import talib
 
         return (talib.RSI(candles.close, self.period) / 100,)
@@ -167,7 +178,7 @@ class Macd(Indicator):
         # The signal smooths a line that is itself still forgetting its start.
         return self.slow + self.signal + _ema_fade(self.slow) + _ema_fade(self.signal)
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         import talib
 
         lines = talib.MACD(candles.close, self.fast, self.slow, self.signal)
@@ -192,7 +203,7 @@ class EmaDistance(Indicator):
     def memory(self) -> int:
         return self.period + _ema_fade(self.period)
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         import talib
 
         return (candles.close / talib.EMA(candles.close, self.period) - 1,)
@@ -217,7 +228,7 @@ class Adx(Indicator):
         # Smoothed twice: what is left falls as rows * (1 - 1/period) ** rows.
         return 2 * self.period + _wilder_fade(self.period, _FADED / 1000)
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         import talib
 
         return (talib.ADX(candles.high, candles.low, candles.close, self.period) / 100,)
@@ -241,7 +252,7 @@ class Atr(Indicator):
     def memory(self) -> int:
         return self.period + 1 + _wilder_fade(self.period)
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         import talib
 
         return (talib.ATR(candles.high, candles.low, candles.close, self.period) / candles.close,)
@@ -262,7 +273,7 @@ class BollingerPercentB(Indicator):
     def warmup(self) -> int:
         return self.period - 1
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         mean, std = window_mean_and_std(candles.close, self.period)
         width = 2 * self.std * std
         # (close - lower) / (upper - lower), with lower = mean - width / 2
@@ -284,7 +295,7 @@ class VolumeZscore(Indicator):
     def warmup(self) -> int:
         return self.period - 1
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         mean, std = window_mean_and_std(candles.volume, self.period)
         score = np.divide(candles.volume - mean, std, out=np.zeros_like(mean), where=std != 0)
         return (np.where(np.isnan(mean), np.nan, score),)
@@ -303,7 +314,7 @@ class HighLowRange(Indicator):
     def warmup(self) -> int:
         return 0
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         return ((candles.high - candles.low) / candles.close,)
 
 
@@ -329,7 +340,7 @@ class FundingRate(Indicator):
         """Settled rates that a row needs."""
         return self.mean or 1
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         if funding is None:
             raise ConfigError(
                 f"the feature funding_rate needs the funding rates of {candles.symbol}; "
@@ -358,7 +369,7 @@ class TimeOfWeek(Indicator):
     def warmup(self) -> int:
         return 0
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         close_ms = candles.open_time_ms + candles.interval_ms
         columns: list[Any] = []
         for length_ms in (DAY_MS, WEEK_MS):

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
+from envs.candle_tail import Candles
 from envs.candles import CandleSet
 from envs.errors import ConfigError
 from envs.funding import FundingSeries
@@ -83,7 +84,7 @@ class PandasTa(Indicator):
     def memory(self) -> int:
         return self._findings().memory
 
-    def compute(self, candles: CandleSet, funding: FundingSeries | None) -> tuple[Floats, ...]:
+    def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
         found = run_pandas_ta(self.kind, self.params, candles)
         missing = np.full(len(candles), np.nan)
         return tuple(found.get(column, missing) for column in self.columns)
@@ -118,7 +119,7 @@ def _kinds() -> tuple[str, ...]:
         return tuple(sorted({kind for kinds in library.Category.values() for kind in kinds}))
 
 
-def run_pandas_ta(kind: str, params: dict[str, Parameter], candles: CandleSet) -> dict[str, Floats]:
+def run_pandas_ta(kind: str, params: dict[str, Parameter], candles: Candles) -> dict[str, Floats]:
     """The library's columns by name, each float64 [T]; empty when it finds the candles too few.
 
     Raises:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from envs.errors import MarketDataError
+from envs.errors import ExchangeError, MarketDataError
+from envs.time_grid import HOUR_MS
 from live.exchange.base import Candle, Exchange
 from live.history import LiveHistory
+
+_log = logging.getLogger(__name__)
 
 # How long a step waits for the other symbols once the first candle is there, before it asks REST.
 _SYMBOL_WAIT_S = 2.0
 _DAY_MS = 86_400_000
+# Settlements fall on whole hours and are booked within seconds.
+_BOOKED_AFTER_MS = 30_000
 
 RequestCandle = Callable[[], Awaitable[bool | None]]
 """Has the market play a candle: whether another follows it, or None when there was none left to play."""
@@ -38,6 +44,7 @@ class CandleFeed:
         self._next: asyncio.Task[Candle] | None = None
         self._stop = asyncio.Event()
         self._early: dict[tuple[int, str], Candle] = {}
+        self._funding_until_ms = 0  # settlements up to here are in the history
         self.stale: tuple[str, ...] = ()
         self.exhausted = False
 
@@ -66,6 +73,7 @@ class CandleFeed:
         if history.uses_funding:
             reach_ms = max(history.candles_needed * interval, (history.settlements_needed + 2) * _DAY_MS)
             await self._load_funding(last + interval - 1 - reach_ms, last + interval - 1)
+            self._funding_until_ms = last + interval - 1
         history.load(candles)
         self._stream = self._exchange.stream_candles(history.symbols, interval, after_ms=last)
 
@@ -103,6 +111,42 @@ class CandleFeed:
                 return None
         history = self._history
         wanted_ms = history.last_open_ms + history.interval_ms
+        prefetch = asyncio.ensure_future(self._prefetch_funding(wanted_ms))
+        try:
+            got = await self._collect(wanted_ms)
+            if got is None:
+                return None
+            await self._fill_missing(got, wanted_ms)
+        finally:
+            prefetch.cancel()
+            await asyncio.wait({prefetch})
+        if not prefetch.cancelled():
+            prefetch.result()
+        close_ms = wanted_ms + history.interval_ms - 1
+        hour_ms = close_ms - close_ms % HOUR_MS
+        if history.uses_funding and self._funding_until_ms < hour_ms:
+            await self._load_funding(0, close_ms)
+            self._funding_until_ms = hour_ms
+        history.append(got)
+        return got
+
+    async def _prefetch_funding(self, opens_ms: int) -> None:
+        """While a candle forms, read the rates settled at its open: at its close nobody waits for them."""
+        hour_ms = opens_ms - opens_ms % HOUR_MS
+        if not self._history.uses_funding or self._funding_until_ms >= hour_ms:
+            return
+        now_ms = self._exchange.now_ms()
+        await asyncio.sleep(max(0.0, (hour_ms + _BOOKED_AFTER_MS - now_ms) / 1000))
+        try:
+            await self._load_funding(0, hour_ms + _BOOKED_AFTER_MS)
+        except ExchangeError as error:
+            _log.info("funding rates are not read ahead: %s", error)  # they are read at the close
+        else:
+            self._funding_until_ms = hour_ms
+
+    async def _collect(self, wanted_ms: int) -> dict[str, Candle] | None:
+        """What the stream has of the candles that open at a time; None on a stop."""
+        history = self._history
         got = {s: self._early.pop((wanted_ms, s)) for s in history.symbols if (wanted_ms, s) in self._early}
         while len(got) < len(history.symbols):
             candle = await self._take(_SYMBOL_WAIT_S if got else None)
@@ -120,10 +164,6 @@ class CandleFeed:
             else:
                 # Too late for its own step, but in time to take the stand-in's place in the history.
                 history.correct(candle)
-        await self._fill_missing(got, wanted_ms)
-        if history.uses_funding:
-            await self._load_funding(0, wanted_ms + history.interval_ms - 1)
-        history.append(got)
         return got
 
     async def _take(self, timeout_s: float | None) -> Candle | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -32,16 +32,19 @@ from envs.observation import CLIP, observation_spec
 from envs.planning import Planner, to_decimal
 from envs.scaler import FeatureScaler
 from envs.settings import EnvConfig
-from envs.time_grid import format_time
+from envs.time_grid import HOUR_MS, format_time
 from envs.view import RecentCandles
 from envs.wrappers import transfer_scale
 from live.bridge import LoopThread
 from live.candle_feed import CandleFeed, RequestCandle
-from live.exchange.base import Exchange
+from live.exchange.base import Candle, Exchange
 from live.history import LiveHistory
 from live.live_account import Beginning, LiveAccount
 from live.order_desk import OrderDesk, Outcome, events_of
 from live.triggers import TriggerDesk
+
+_NEAR = 0.002
+"""A trigger this near to a candle's range, as a fraction of the price, counts as inside it."""
 
 UNREAD = -1
 """`pending_orders` of an account that could not be read back."""
@@ -197,7 +200,11 @@ class LiveEnv(TradingEnv):
 
     def close(self) -> None:
         """End the streams. The exchange is closed by who opened it."""
-        self._bridge.call(self._feed.close())
+        self._bridge.call(self._close())
+
+    async def _close(self) -> None:
+        await self._feed.close()
+        await self._account.close()
 
     def request_stop(self) -> None:
         """End a wait for the next candle now; `advance` then truncates. Safe from a signal handler."""
@@ -249,6 +256,10 @@ class LiveEnv(TradingEnv):
             pending_orders=self._pending_orders,
         )
 
+    def is_unchanged(self) -> bool:
+        """Whether the account is surely as it was last read: its events are heard, and tell of nothing else."""
+        return self._account.is_unchanged(self.time_ms + 1)
+
     def stale_symbols(self) -> Sequence[str]:
         """Symbols whose candle did not arrive in time, or all when the candle after it has closed already.
 
@@ -297,7 +308,8 @@ class LiveEnv(TradingEnv):
             candles = self._bridge.call(self._feed.next_candles())
             if candles is None:
                 return self._observe(), 0.0, False, True, {"events": (), "stopped": self._feed.stopped}
-            meanwhile = self._bridge.call(self._account.after_candle(self.time_ms + 1))
+            quiet = self._was_quiet(candles)
+            meanwhile = self._bridge.call(self._account.after_candle(self.time_ms + 1, quiet=quiet))
             events = events_of(meanwhile.fills, self._quantities())
             changed = {fill.symbol: self._account.position(fill.symbol)[0] for fill in meanwhile.fills}
             # The triggers of a position that was turned round guard the wrong side.
@@ -328,6 +340,31 @@ class LiveEnv(TradingEnv):
             "transfers_usdt": meanwhile.transfers_usdt,
         }
         return self._observe(), float(reward), bool(terminated), not terminated and self._feed.exhausted, info
+
+    def _was_quiet(self, candles: Mapping[str, Candle]) -> bool:
+        """Whether no trigger, liquidation or funding of ours can have come about inside these candles."""
+        held = {symbol: self._account.position(symbol) for symbol in self.symbols}
+        if any(quantity for quantity, _ in held.values()) and self._history.interval_ms > HOUR_MS:
+            return False
+        equity, maintenance = self._account.wallet_usdt, ZERO
+        for instrument in self.instruments:
+            quantity, entry = held[instrument.symbol]
+            if quantity == 0:
+                continue
+            candle = candles[instrument.symbol]
+            low, high = to_decimal(candle.low * (1 - _NEAR)), to_decimal(candle.high * (1 + _NEAR))
+            resting = self._triggers.protection(instrument.symbol)
+            adverse, favourable = (low, high) if quantity > 0 else (high, low)
+            sign = 1 if quantity > 0 else -1
+            stops = (resting.stop_price, resting.guard_price)
+            if any(stop is not None and sign * (stop - adverse) >= 0 for stop in stops):
+                return False
+            take = resting.take_profit_price
+            if take is not None and sign * (favourable - take) >= 0:
+                return False
+            equity += quantity * (adverse - entry)
+            maintenance += instrument.maintenance_margin_usdt(abs(quantity) * adverse)
+        return equity > 2 * maintenance
 
     def flatten(self, reason: str) -> Execution:
         """Cancel every order, trigger orders too, and close every position at market; then read back.

@@ -8,16 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import kernel
+from envs.candle_rules import check_values
+from envs.candle_tail import FIELDS, CandleTail
 from envs.candles import CandleSet
 from envs.errors import MarketDataError
-from envs.features import FeatureConfig, feature_names, market_features
+from envs.features import FeatureConfig, LatestFeatures, market_features
 from envs.funding import FundingSeries
 from envs.market import Market
 from envs.scaler import FeatureScaler, identity_scaler
 from envs.view import RecentCandles
 from live.exchange.base import Candle, FundingRate
 
-_FIELDS = ("open", "high", "low", "close", "volume")
+_CLOSE = FIELDS.index("close")
+# Room for candles to come, so that appending one rarely moves the others.
+_ROOM = 1024
 
 
 class LiveHistory:
@@ -45,13 +49,17 @@ class LiveHistory:
         self.symbols = tuple(symbols)
         self.interval_ms = interval_ms
         self._config = config
-        self.names = feature_names(config, self.symbols)
+        self._latest = LatestFeatures(config, self.symbols)
+        self.names = self._latest.names
         self._scaler = identity_scaler(self.names) if scaler is None else scaler
         self._memory = config.memory
         self._window_size = window_size
-        self._open_time_ms = np.empty(0, np.int64)
-        self._values = np.empty((0, len(self.symbols), len(_FIELDS)))
+        # The candles lie in columns _first <= t < _end.
+        self._times = np.empty(0, np.int64)
+        self._values = np.empty((len(self.symbols), len(FIELDS), 0))
+        self._first = self._end = 0
         self._funding: dict[str, tuple[list[int], list[float]]] = {s: ([], []) for s in self.symbols}
+        self._series: dict[str, FundingSeries | None] = dict.fromkeys(self.symbols)
         self.window = np.zeros((window_size, len(self.names)), np.float32)
 
     @property
@@ -72,7 +80,7 @@ class LiveHistory:
     @property
     def last_open_ms(self) -> int:
         """Open time of the newest closed candle."""
-        return int(self._open_time_ms[-1])
+        return int(self._times[self._end - 1])
 
     @property
     def last_close_ms(self) -> int:
@@ -82,18 +90,19 @@ class LiveHistory:
     @property
     def closes(self) -> NDArray[np.float64]:
         """Newest closes, float64 [n]."""
-        return np.ascontiguousarray(self._values[-1, :, 3])
+        return self._values[:, _CLOSE, self._end - 1].copy()
 
     def recent(self, count: int) -> RecentCandles:
-        """The newest `count` closed candles, or as many as are kept: at least those that the features need."""
-        values = self._values[-count:].copy()
-        columns = (np.ascontiguousarray(values[..., column]) for column in range(len(_FIELDS)))
-        return RecentCandles(self._open_time_ms[-count:].copy(), *columns)
+        """The newest `count` closed candles, or as many as are kept."""
+        first = max(self._first, self._end - count)
+        values = self._values[:, :, first : self._end]
+        columns = (values[:, at].T.copy() for at in range(len(FIELDS)))
+        return RecentCandles(self._times[first : self._end].copy(), *columns)
 
     def kernel_row(self) -> NDArray[np.float64]:
         """The newest candle as the kernel reads it, float64 [n, 6]; funding is not known here and 0."""
         row = np.zeros((len(self.symbols), 6))
-        row[:, : kernel.CLOSE + 1] = self._values[-1, :, : kernel.CLOSE + 1]
+        row[:, : kernel.CLOSE + 1] = self._values[:, : kernel.CLOSE + 1, self._end - 1]
         return row
 
     def load(self, candles: Mapping[str, Sequence[Candle]]) -> None:
@@ -115,15 +124,16 @@ class LiveHistory:
         times = np.array([candle.open_time_ms for candle in first], np.int64)
         if (np.diff(times) != self.interval_ms).any():
             raise MarketDataError("the exchange's candle history has a gap; try again later")
-        self._values = np.empty((count, len(self.symbols), len(_FIELDS)))
+        self._values = np.empty((len(self.symbols), len(FIELDS), count + _ROOM))
         for index, symbol in enumerate(self.symbols):
             rows = candles[symbol][-count:]
             if [row.open_time_ms for row in rows] != times.tolist():
                 raise MarketDataError(
                     f"{symbol} and {self.symbols[0]} have candles at different times; try again later"
                 )
-            self._values[:, index, :] = [[getattr(row, name) for name in _FIELDS] for row in rows]
-        self._open_time_ms = times
+            self._values[index, :, :count] = [[getattr(row, name) for row in rows] for name in FIELDS]
+        self._times = np.concatenate((times, np.zeros(_ROOM, np.int64)))
+        self._first, self._end = 0, count
         self._recompute_window()
 
     def add_funding(self, rates: Sequence[FundingRate]) -> None:
@@ -135,6 +145,7 @@ class LiveHistory:
             if not times or time_ms > times[-1]:
                 times.append(time_ms)
                 values.append(rate.rate)
+                self._series[rate.symbol] = None
 
     def last_funding_ms(self, symbol: str) -> int:
         """Time of the newest known settlement, 0 when there is none."""
@@ -142,42 +153,76 @@ class LiveHistory:
         return times[-1] if times else 0
 
     def append(self, candles: Mapping[str, Candle]) -> None:
-        """Add the next closed candle of every symbol and compute its feature row."""
+        """Add the next closed candle of every symbol and compute its feature row.
+
+        Raises:
+            MarketDataError: a candle is not the next one, or breaks a rule that every candle keeps.
+        """
         open_ms = self.last_open_ms + self.interval_ms
-        row = np.empty((1, len(self.symbols), len(_FIELDS)))
+        if self._end == len(self._times):
+            self._make_room()
         for index, symbol in enumerate(self.symbols):
             candle = candles[symbol]
             if candle.open_time_ms != open_ms:
                 raise MarketDataError(
                     f"{symbol}: got the candle of {candle.open_time_ms}, expected that of {open_ms}"
                 )
-            row[0, index] = [getattr(candle, name) for name in _FIELDS]
-        keep = self.candles_needed
-        self._open_time_ms = np.append(self._open_time_ms, open_ms)[-keep:]
-        self._values = np.concatenate((self._values, row))[-keep:]
-        features = self._features(self._memory)
+            self._values[index, :, self._end] = [getattr(candle, name) for name in FIELDS]
+        self._check(self._values[:, :, self._end], open_ms)
+        self._times[self._end] = open_ms
+        self._end += 1
+        self._first = max(self._first, self._end - self.candles_needed)
+        times = self._times[self._first : self._end]
+        tails = [
+            CandleTail(symbol, self.interval_ms, times, self._values[index, :, self._first : self._end])
+            for index, symbol in enumerate(self.symbols)
+        ]
+        fundings = [self._funding_series(symbol) for symbol in self.symbols]
+        row = self._latest.row(tails, fundings)
         self.window[:-1] = self.window[1:]
-        self.window[-1] = self._scaler.transform(features[-1:])[0]
+        self.window[-1] = self._scaler.transform(row)
+
+    def _make_room(self) -> None:
+        count = self._end - self._first
+        self._values[:, :, :count] = self._values[:, :, self._first : self._end].copy()
+        self._times[:count] = self._times[self._first : self._end].copy()
+        self._first, self._end = 0, count
+
+    def _check(self, values: NDArray[np.float64], open_ms: int) -> None:
+        """Refuse candles, float64 [n, 5], that cannot be; the whole check names what is wrong with them."""
+        open, high, low, close, volume = values.T
+        if (
+            np.isfinite(values).all()
+            and (low > 0.0).all()
+            and (low <= np.minimum(open, close)).all()
+            and (high >= np.maximum(open, close)).all()
+            and (volume >= 0.0).all()
+        ):
+            return
+        times = np.array([open_ms], np.int64)
+        for index, symbol in enumerate(self.symbols):
+            columns = {name: values[index, at : at + 1] for at, name in enumerate(FIELDS)}
+            check_values(times, columns, f"{symbol} candles from the exchange")
 
     def correct(self, candle: Candle) -> None:
         """Put a candle that came late in the place of its stand-in; a candle of another time is ignored."""
-        places = np.flatnonzero(self._open_time_ms == candle.open_time_ms)
+        places = self._first + np.flatnonzero(self._times[self._first : self._end] == candle.open_time_ms)
         if candle.symbol not in self.symbols or not len(places):
             return
-        row = self._values[places[0], self.symbols.index(candle.symbol)]
-        values = [getattr(candle, name) for name in _FIELDS]
+        row = self._values[self.symbols.index(candle.symbol), :, places[0]]
+        values = [getattr(candle, name) for name in FIELDS]
         if row.tolist() != values:
             row[:] = values
             self._recompute_window()
 
     def _recompute_window(self) -> None:
-        features = self._features(self.candles_needed)
+        features = self._features()
         self.window[:] = self._scaler.transform(features[-self._window_size :])
 
-    def _features(self, candles: int) -> NDArray[np.float64]:
-        """Unscaled features over the newest `candles` candles, float64 [candles, F]."""
-        times = self._open_time_ms[-candles:]
-        values = self._values[-candles:]
+    def _features(self) -> NDArray[np.float64]:
+        """Unscaled features of all candles that are kept, float64 [candles, F]."""
+        times = self._times[self._first : self._end]
+        values = np.moveaxis(self._values[:, :, self._first : self._end], 2, 0)
         sets = tuple(
             CandleSet(
                 symbol,
@@ -192,7 +237,7 @@ class LiveHistory:
             )
             for index, symbol in enumerate(self.symbols)
         )
-        nothing = np.zeros(values.shape[:2])
+        nothing = np.zeros((len(times), len(self.symbols)))
         market = Market(
             symbols=self.symbols,
             interval_ms=self.interval_ms,
@@ -212,6 +257,6 @@ class LiveHistory:
 
     def _funding_series(self, symbol: str) -> FundingSeries | None:
         times, values = self._funding[symbol]
-        if not times:
-            return None
-        return FundingSeries(symbol, np.array(times, np.int64), np.array(values), "live")
+        if self._series[symbol] is None and times:
+            self._series[symbol] = FundingSeries(symbol, np.array(times, np.int64), np.array(values), "live")
+        return self._series[symbol]

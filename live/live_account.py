@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from envs.account import ZERO, Fill
+from live.account_watch import AccountWatch
 from live.exchange.base import Exchange, ExchangeAccount, FundingPayment
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class LiveAccount:
 
     def __init__(self, exchange: Exchange, symbols: Sequence[str], agent: str) -> None:
         self._exchange = exchange
+        self._watch = AccountWatch(exchange)
+        self._payments_due = False  # fundings of the last boundary are still to be asked for
         self._symbols = tuple(symbols)
         self._agent = agent
         self.wallet_usdt = ZERO
@@ -99,6 +102,8 @@ class LiveAccount:
             transfers_since_ms: transfers up to here are known; None for a new run, which knows all.
         """
         self._begin_ms = boundary_ms
+        self._payments_due = False
+        self._watch.start()
         # Without a time the exchange tells of the last week only, and the run may have been away for longer.
         look_back_ms = min(since_ms, boundary_ms - _WEEK_MS) if since_ms else None
         histories = await asyncio.gather(
@@ -122,7 +127,7 @@ class LiveAccount:
         known_ms = recent_ms if transfers_since_ms is None else transfers_since_ms
         transfers = await self._exchange.transfers(since_ms=min(known_ms, recent_ms) + 1)
         self._remember(transfers)
-        self._take(await self._exchange.account())
+        await self._read()
         self._explained_usdt = self._booked_usdt
         self._folded = {symbol: quantity for symbol, (quantity, _) in self._positions.items()}
         self._set_pending(later)
@@ -149,31 +154,48 @@ class LiveAccount:
 
     async def refresh(self) -> None:
         """Read wallet and positions; nothing is attributed."""
-        self._take(await self._exchange.account())
+        await self._read()
 
     async def after_orders(self, fills: Sequence[Fill]) -> dict[str, Decimal]:
         """Read the account after a step's orders; returns the funding that fell on the candle's open, by symbol."""
         for fill in fills:
             self._own_trades[fill.symbol].add(int(fill.trade_id))
             self._explain(fill)
-        self._take(await self._exchange.account())
+        if self._payments_due:
+            self._set_pending(await self._new_payments())
+            self._payments_due = False
+        await self._read()
         funding = self._pending
         self._pending = dict.fromkeys(self._symbols, ZERO)
         self.wallet_usdt = self._booked_usdt
+        if not self._is_explained():
+            self._watch.doubt()
         return funding
 
-    async def after_candle(self, boundary_ms: int) -> Meanwhile:
+    def _is_explained(self) -> bool:
+        return self._booked_usdt == self._explained_usdt and all(
+            self._positions[symbol][0] == folded for symbol, folded in self._folded.items()
+        )
+
+    async def after_candle(self, boundary_ms: int, *, quiet: bool = False) -> Meanwhile:
         """Read what happened since the last call: fills that no step asked for, funding, transfers.
 
-        `boundary_ms` is the open time of the next candle: what is dated from there on belongs to the next step.
+        Args:
+            boundary_ms: open time of the next candle: what is dated from there on belongs to the next step.
+            quiet: nothing in the candle can have touched the account. When the account's events agree, nothing is
+                read now: `after_orders` does it, and asks for the fundings.
         """
+        self._watch.start()  # where the stream has ended
+        may_settle = boundary_ms % _HOUR_MS <= _FUNDING_DELAY_MS
+        if quiet and self.is_unchanged(boundary_ms):
+            self._payments_due = self._payments_due or may_settle
+            return Meanwhile((), dict.fromkeys(self._symbols, ZERO), ZERO)
         payments: list[FundingPayment] = []
-        if boundary_ms % _HOUR_MS <= _FUNDING_DELAY_MS:
+        if may_settle:
             payments = await self._new_payments()
-        account = await self._exchange.account()
-        if account.wallet_usdt != self._explained_usdt:
+        await self._read()
+        if self._booked_usdt != self._explained_usdt:
             payments += await self._new_payments()
-        self._take(account)
         fills = await self.missed_fills()
         transfers = ZERO
         if self._booked_usdt != self._explained_usdt:
@@ -228,6 +250,26 @@ class LiveAccount:
         self._explained_usdt += fill.realized_pnl
         if fill.commission_asset == "USDT":  # a fee in BNB leaves this wallet alone
             self._explained_usdt -= fill.commission
+
+    def is_unchanged(self, before_ms: int) -> bool:
+        """Whether the account is surely as it was last read, but for fundings from `before_ms` on."""
+        quantities = {symbol: quantity for symbol, (quantity, _) in self._positions.items()}
+        return self._watch.agrees(self._booked_usdt, quantities, self._knows_trade, before_ms)
+
+    def _knows_trade(self, symbol: str, trade: int) -> bool:
+        return trade <= self._last_trade.get(symbol, -1) or trade in self._own_trades.get(symbol, ())
+
+    async def close(self) -> None:
+        """End the account's event stream."""
+        await self._watch.close()
+
+    async def _read(self) -> None:
+        self._watch.begin_reading()
+        try:
+            self._take(await self._exchange.account())
+        except BaseException:
+            self._watch.doubt()
+            raise
 
     def _take(self, account: ExchangeAccount) -> None:
         self._booked_usdt = account.wallet_usdt

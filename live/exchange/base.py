@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from typing import Self
+from typing import Protocol, Self
 
 from envs.account import Fill, Order
 from envs.instruments import Instrument
@@ -60,9 +60,22 @@ __all__ = [
     "TriggerOrder",
     "TriggerReport",
     "UserEvent",
+    "UserEventStream",
     "client_order_id",
     "parse_client_order_id",
 ]
+
+
+class UserEventStream(Protocol):
+    """An account's events: an asynchronous iterator that is to be closed."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the exchange can tell of an event now."""
+
+    def __aiter__(self) -> AsyncIterator[UserEvent]: ...
+
+    async def aclose(self) -> None: ...
 
 
 class Exchange(ABC):
@@ -153,7 +166,7 @@ class Exchange(ABC):
         """
 
     @abstractmethod
-    def stream_user_events(self) -> AsyncIterator[UserEvent]:
+    def stream_user_events(self) -> UserEventStream:
         """Fills, orders, funding and account changes as they happen; a `Resync` first and after every hole."""
 
     @abstractmethod

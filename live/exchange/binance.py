@@ -244,7 +244,7 @@ class BinanceExchange(Exchange):
     def _note_price(self, symbol: str, price: float) -> None:
         self._prices[symbol] = Decimal(repr(price))
 
-    def stream_user_events(self) -> AsyncIterator[UserEvent]:
+    def stream_user_events(self) -> UserStream:
         """The account's events; see `Exchange.stream_user_events`. Ends with `close`."""
         self._rest.require_key("the user stream")
         stream = UserStream(self._rest, exchange=self.name, on_event=self._learn, settings=self._streams)

@@ -30,6 +30,9 @@ class UserStream(EventStream[UserEvent]):
 
     The socket says nothing while nothing happens, so silence means nothing here; pings notice a dead peer. An event
     that arrives while the buffer is full replaces it by a `Resync`: what was in it is read again by REST.
+
+    Attributes:
+        connected: whether the socket is open; a dead peer is noticed within 40 s.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class UserStream(EventStream[UserEvent]):
         self._clock: ExchangeClock = rest.clock
         self._settings = settings
         self._backoff = Backoff(settings, rest.rng)
+        self.connected = False
         self.start(self._run(), "user stream")
 
     async def _run(self) -> None:
@@ -59,9 +63,12 @@ class UserStream(EventStream[UserEvent]):
                 # Asking again prolongs the key that exists, or makes a new one where it has expired.
                 key = str(await self._rest.read("futures_stream_get_listen_key"))
                 async with open_socket(f"{self._rest.venue.ws_url}/private/ws?listenKey={key}") as socket:
-                    opened = True
+                    opened = self.connected = True
                     self._put(Resync(reason))
-                    reason = await self._read(socket, key)
+                    try:
+                        reason = await self._read(socket, key)
+                    finally:
+                        self.connected = False
                     continue
             except AuthenticationError:
                 raise

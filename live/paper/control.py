@@ -144,6 +144,8 @@ class Control:
                 return self._trade(action)
             case "liquidate":
                 return self._liquidate(action)
+            case "transfer":
+                return self._transfer(action)
             case "clock_skew":
                 self._exchange.skew_clock(action.offset_ms)
                 return {"serverTime": self._exchange.server_ms}
@@ -221,6 +223,20 @@ class Control:
         liquidate(self._exchange.engine, account)
         self._exchange.flush()
         return {"symbols": symbols}
+
+    def _transfer(self, action: Action) -> dict[str, Any]:
+        """Money that comes from, or goes to, another wallet of the same person."""
+        account, amount = self._account(action.api_key), action.amount_usdt
+        if not amount or account.wallet_usdt + amount < 0:
+            raise ApiError(
+                -1130, f"amount_usdt is {amount}; the wallet holds {account.wallet_usdt}: give another amount"
+            )
+        self._exchange.tick()
+        account.book_income("TRANSFER", amount, "", self._exchange.now_ms)
+        reason = "DEPOSIT" if amount > 0 else "WITHDRAW"
+        self._exchange.engine.emit_account(account, reason, balance_change=amount)
+        self._exchange.flush()
+        return {"walletBalance": str(account.wallet_usdt)}
 
     def _account(self, api_key: str) -> Account:
         accounts = self._exchange.engine.accounts

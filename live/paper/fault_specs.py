@@ -61,13 +61,14 @@ ActionKind = Literal[
     "clock_skew",
     "manual_trade",
     "liquidate",
+    "transfer",
 ]
 REQUEST_KINDS: tuple[str, ...] = get_args(RequestKind)
 STREAM_KINDS: tuple[str, ...] = get_args(StreamKind)
 ACTION_KINDS: tuple[str, ...] = get_args(ActionKind)
 
 # A schedule must not make what only a person can ask for sensibly.
-_NOT_DRAWN = frozenset({"refuse", "clock_skew", "manual_trade", "liquidate"})
+_NOT_DRAWN = frozenset({"refuse", "clock_skew", "manual_trade", "liquidate", "transfer"})
 DelayMs = Annotated[int, Field(ge=0, le=600_000)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 
@@ -136,6 +137,7 @@ class Action(StrictModel):
         offset_ms: by how much the exchange's clock is off, for `clock_skew`; 0 puts it right.
         api_key: the account, for `expire_listen_keys` a pattern.
         symbol, side, quantity, price: the order of `manual_trade`; without a price at market.
+        amount_usdt: of a `transfer`: deposited, or withdrawn when below zero.
     """
 
     kind: ActionKind
@@ -147,6 +149,7 @@ class Action(StrictModel):
     side: Literal["BUY", "SELL"] = "BUY"
     quantity: Decimal = Field(Decimal(0), ge=0)
     price: Decimal | None = Field(None, gt=0)
+    amount_usdt: Decimal = Decimal(0)
 
 
 class FaultSchedule(StrictModel):

@@ -129,6 +129,16 @@ class Rig:
         """Signed position at the exchange."""
         return self.account.position(symbol).quantity
 
+    def happen(self, **fault: Any) -> None:
+        """Something is done at the exchange through its control routes, as `kind="manual_trade", ...`."""
+
+        async def ask() -> None:
+            url = f"{self.server.rest_url}/paper/faults"
+            async with aiohttp.ClientSession() as session, session.post(url, json=fault) as reply:
+                assert reply.status == 200, await reply.text()
+
+        self.bridge.call(ask())
+
     def row(self, index: int = -1) -> dict[str, Any]:
         """One row of the step log."""
         record = self.stack.records[index]

@@ -13,10 +13,11 @@ from support import START_MS, market_of
 
 from envs.account import OrderStatus
 from envs.errors import MarketDataError
+from envs.features import FeatureConfig
 from envs.risk import RiskLimits
 from live import candle_feed
 from live.candle_feed import CandleFeed
-from live.exchange.base import Candle
+from live.exchange.base import Candle, FundingRate
 from live.exchange.binance import BinanceExchange
 from live.history import LiveHistory
 
@@ -35,6 +36,17 @@ class Exchange:
         self.sent: asyncio.Queue[Candle | None] = asyncio.Queue()
         self.listed = {symbol: [candle(symbol, index) for index in range(3)] for symbol in SYMBOLS}
         self.asked: list[tuple[str, int | None]] = []
+        self.clock_ms = 0
+        self.settled: list[FundingRate] = []
+        self.rates_asked = 0
+
+    def now_ms(self) -> int:
+        return self.clock_ms
+
+    async def funding_rates(self, symbol: str, start_ms: int, end_ms: int) -> list[FundingRate]:
+        self.rates_asked += 1
+        await asyncio.sleep(0)
+        return [one for one in self.settled if one.symbol == symbol and start_ms <= one.time_ms <= end_ms]
 
     async def candles(
         self,
@@ -73,7 +85,8 @@ async def test_a_step_begins_when_every_symbol_has_its_candle() -> None:
     exchange, feed, history = await begin()
     exchange.sent.put_nowait(candle("ETHUSDT", 3))
     waiting = asyncio.ensure_future(feed.next_candles())
-    await asyncio.sleep(0.01)
+    for _ in range(10):
+        await asyncio.sleep(0)
     assert not waiting.done()
     exchange.sent.put_nowait(candle("BTCUSDT", 3))
     got = await waiting
@@ -108,7 +121,9 @@ async def test_a_symbol_without_a_candle_is_stale_and_its_late_candle_mends_the_
     exchange.sent.put_nowait(candle("BTCUSDT", 4, 102.0))
     await feed.next_candles()
     assert feed.stale == ()
-    assert history._values[-2, 1].tolist() == [90.0, 91.0, 89.0, 90.0, 5.0]
+    mended = history.recent(2)
+    columns = (mended.open, mended.high, mended.low, mended.close, mended.volume)
+    assert [column[0, 1] for column in columns] == [90.0, 91.0, 89.0, 90.0, 5.0]
     assert history.closes.tolist() == [102.0, 91.0]
     await feed.close()
 
@@ -206,3 +221,31 @@ def test_a_decision_that_comes_after_the_next_close_is_not_traded() -> None:
         assert execution.results[0].refusal is not None
         assert execution.results[0].refusal.check == "stale_candle"
         assert one.held() == Decimal("0.1")
+
+
+@pytest.mark.parametrize("into_the_hour_s", [0, 40])
+async def test_funding_is_known_at_the_close_whether_or_not_there_was_time_to_read_it_ahead(
+    into_the_hour_s: int,
+) -> None:
+    exchange = Exchange()
+    features = FeatureConfig.model_validate({"indicators": [{"name": "funding_rate"}]})
+    history = LiveHistory(SYMBOLS, HOUR, features, None, 1)
+    feed = CandleFeed(exchange, history, None)  # type: ignore[arg-type]
+    exchange.settled = [FundingRate(symbol, START_MS, 0.0001) for symbol in SYMBOLS]
+    await feed.start()
+    opens_ms = START_MS + 3 * HOUR
+    exchange.clock_ms = opens_ms + into_the_hour_s * 1000
+    exchange.settled += [
+        FundingRate(symbol, opens_ms + 7, rate) for symbol, rate in zip(SYMBOLS, (0.001, 0.002), strict=True)
+    ]
+    exchange.rates_asked = 0
+    waiting = asyncio.ensure_future(feed.next_candles())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert exchange.rates_asked == (len(SYMBOLS) if into_the_hour_s else 0)
+    for symbol in SYMBOLS:
+        exchange.sent.put_nowait(candle(symbol, 3))
+    await waiting
+    assert exchange.rates_asked == len(SYMBOLS), "once for each, before or at the close"
+    assert history.window[-1].tolist() == pytest.approx([0.001, 0.002])
+    await feed.close()

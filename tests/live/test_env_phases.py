@@ -156,6 +156,7 @@ def test_an_exchange_that_fails_while_a_candle_is_awaited_runs_the_emergency() -
     with rig(flat_market(), limits=LIMITS, exchange_type=Gone) as one:
         one.stack.reset()
         one.stack.execute(one.stack.plan([0.2]))
+        one.happen(kind="manual_trade", symbol="BTCUSDT", side="SELL", quantity="0.1")
         one.exchange.fails = True  # type: ignore[attr-defined]
         _, _, terminated, _, info = one.stack.advance()
         assert terminated
@@ -393,7 +394,7 @@ def test_a_transfer_is_neither_profit_nor_drawdown(amount: Decimal) -> None:
     with rig(flat_market(), limits=limits) as one:
         one.stack.reset()
         one.stack.execute(one.stack.plan([0.1]))
-        one.account.book_income("TRANSFER", amount, "", one.server.exchange.now_ms)
+        one.happen(kind="transfer", amount_usdt=str(amount))
         _, reward, terminated, _, info = one.stack.advance()
         step(one, 0.1)
         fee = Decimal("0.1") * 50_000 * FEE
