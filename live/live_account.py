@@ -133,7 +133,7 @@ class LiveAccount:
         self._set_pending(later)
         missed = [] if transfers_since_ms is None else [t for t in transfers if t.time_ms > known_ms]
         return Beginning(
-            fills=tuple(sorted(unlogged, key=_order_of)),
+            fills=tuple(sorted(unlogged, key=self._order_of)),
             transfers_usdt=sum((one.amount_usdt for one in missed), ZERO),
         )
 
@@ -229,7 +229,7 @@ class LiveAccount:
             fills = await self._with_liquidation_fees(fills)
         for fill in fills:
             self._explain(fill)
-        return sorted(fills, key=_order_of)
+        return sorted(fills, key=self._order_of)
 
     async def _with_liquidation_fees(self, fills: Sequence[Fill]) -> list[Fill]:
         """Liquidation fees are booked beside the trades: put each on its symbol's last liquidating fill."""
@@ -244,6 +244,10 @@ class LiveAccount:
                 fill = replace(fill, commission=fill.commission + fees.pop(fill.symbol, ZERO))
             charged.append(fill)
         return charged[::-1]
+
+    def _order_of(self, fill: Fill) -> tuple[int, int, int]:
+        """Trade ids count by symbol: of one moment, the simulation's order is that of the symbols."""
+        return fill.time_ms, self._symbols.index(fill.symbol), int(fill.trade_id)
 
     def _explain(self, fill: Fill) -> None:
         self._folded[fill.symbol] += fill.signed_quantity
@@ -326,7 +330,3 @@ class LiveAccount:
 
 def _key(payment: FundingPayment) -> tuple[str, int, str]:
     return payment.symbol, payment.time_ms, payment.transaction_id
-
-
-def _order_of(fill: Fill) -> tuple[int, int]:
-    return fill.time_ms, int(fill.trade_id)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -34,6 +34,7 @@ from live.recovery import Logged, TransferMark, read_logged, run_lock, sessions_
 from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STAMP = "%Y%m%d_%H%M%S"
 
 
 @dataclass(frozen=True)
@@ -311,12 +312,16 @@ class _Session:
             self._options.setup.agent,
             max_steps=most if steps is None else steps if most is None else min(steps, most),
             seed=self._options.seed,
-            should_stop=lambda: self._stop,
+            should_stop=lambda: self._stop or log.account().equity_usdt <= 0,
             on_execution=on_execution,
             on_advance=on_advance,
         )
-        if result.ending is Ending.TRUNCATED and self._stop:
-            return replace(result, ending=Ending.STOPPED)
+        if result.ending in (Ending.TRUNCATED, Ending.STOPPED):
+            if self._stop:
+                return replace(result, ending=Ending.STOPPED)
+            if result.ending is Ending.STOPPED:
+                self._console.notice("the account holds no money to trade with: pay some in and start again")
+                return replace(result, ending=Ending.TERMINATED)
         return result
 
     def _equity_now(self, log: StepLog) -> float:
@@ -412,9 +417,18 @@ class _Session:
 
 
 def _free_stamp(folder: Path) -> str:
-    """The time now to the second, as a name that no other session has."""
-    while True:
-        stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
-        if not (folder / f"session_{stamp}.json").exists():
-            return stamp
-        time.sleep(0.1)
+    """The time to the second, as a name that no other session has, and that sorts behind theirs.
+
+    A session that starts within the second of the last one, or after the clock was set back, is named one later.
+    """
+    now = datetime.now(UTC).strftime(_STAMP)
+    newest = max((path.stem.removeprefix("session_") for path in folder.glob("session_*.json")), default="")
+    if newest < now:
+        return now
+    try:
+        taken = datetime.strptime(newest, _STAMP).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise ConfigError(
+            f"session_{newest}.json in {folder} is not named by a time; move it away"
+        ) from error
+    return (taken + timedelta(seconds=1)).strftime(_STAMP)

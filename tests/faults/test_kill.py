@@ -7,21 +7,19 @@ its step logs and the exchange must tell the same story.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from paper_process import ROOT, paper_process, state
 
 from envs.account import ActionType
 from envs.step_log import COLUMNS
@@ -29,7 +27,6 @@ from live.bridge import LoopThread
 from live.exchange.binance import BinanceExchange
 from live.settings import Credentials, paper_venue
 
-ROOT = Path(__file__).resolve().parents[2]
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 CONFIG = """
 env:
@@ -40,29 +37,9 @@ env:
 
 @pytest.fixture
 def exchange_url() -> Iterator[str]:
-    command = [sys.executable, "-m", "live.paper", "--port", "0", "--speed", "max", "--interval", "5m"]
-    for symbol in SYMBOLS:
-        command += ["--symbol", symbol]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        url = ""
-        while not url:
-            line = process.stdout.readline()
-            assert line, "the paper exchange did not start"
-            match = re.search(r"REST (http://[^/]+)", line)
-            url = match[1] if match else ""
-        for _ in range(100):
-            try:
-                state(url)
-                break
-            except OSError:
-                time.sleep(0.05)  # the line is printed before the port listens
+    symbols = [argument for symbol in SYMBOLS for argument in ("--symbol", symbol)]
+    with paper_process("--interval", "5m", *symbols) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stdout.close()
 
 
 def start_live(url: str, folder: Path, config: Path, *extra: str) -> subprocess.Popen[bytes]:
@@ -71,12 +48,6 @@ def start_live(url: str, folder: Path, config: Path, *extra: str) -> subprocess.
     for symbol in SYMBOLS:
         command += ["--symbol", symbol]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def state(url: str) -> dict[str, int]:
-    with urllib.request.urlopen(f"{url}/paper/state") as reply:
-        answer: dict[str, int] = json.load(reply)
-    return answer
 
 
 def wait_for_candles(url: str, process: subprocess.Popen[bytes], candles: int) -> None:
@@ -141,9 +112,14 @@ def check_story(url: str, folder: Path) -> None:
         sign = -1 if last["position_side"] == "SHORT" else 1
         held = account.positions[symbol].quantity if symbol in account.positions else Decimal(0)
         assert quantity == held == sign * Decimal(last["position_quantity"])
-    decided = Counter((row["timestamp"], row["symbol"]) for row in rows if row["action"])
+    # A kill between two rows of one step leaves it incomplete: then it is decided on again, under another number.
+    steps_of: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row["action"]:
+            steps_of.setdefault((row["timestamp"], row["step"]), set()).add(row["symbol"])
+    decided = Counter(time for (time, _), symbols in steps_of.items() if len(symbols) == len(SYMBOLS))
     assert max(decided.values()) == 1, "a candle was decided on twice"
-    assert len(decided) > 20
+    assert len(decided) > 10
 
 
 def run_kills(url: str, tmp_path: Path, times: int, seed: int) -> None:

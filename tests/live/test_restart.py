@@ -453,3 +453,30 @@ def test_a_second_run_on_the_account_is_refused(server: PaperServer, tmp_path: P
     ):
         session(server, tmp_path, [0.2])
     session(server, tmp_path, [0.2])
+
+
+def test_an_account_without_money_ends_the_run_and_says_so(server: PaperServer, tmp_path: Path) -> None:
+    session(server, tmp_path, [0.2], [0.0])
+    account(server).book_income("TRANSFER", -account(server).wallet_usdt, "", server.exchange.now_ms)
+    out = io.StringIO()
+    setup = AgentSetup(Scripted([0.2]), env_config(), FEATURES)
+    url = PaperOptions(url=server.rest_url)
+    options = LiveOptions(setup, ("BTCUSDT",), HOUR, tmp_path, VenueChoice.PAPER, url, steps=1)
+    result = run_live(options, LiveConsole(quiet=True, out=out))
+    assert (result.result.ending, result.result.steps) == (Ending.TERMINATED, 0)
+    assert "holds no money to trade with" in out.getvalue()
+
+
+def test_a_session_within_the_second_of_the_last_or_before_it_sorts_behind_it(
+    server: PaperServer, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        session(server, tmp_path, [0.1])
+    (tmp_path / "session_20990101_000000.json").write_bytes(
+        next(tmp_path.glob("session_*.json")).read_bytes()
+    )
+    session(server, tmp_path, [0.1])
+    names = sorted(path.name for path in tmp_path.glob("session_*.json"))
+    assert names[-1] == "session_20990101_000001.json" and len(names) == 5
+    steps = [int(row["step"]) for row in rows_of(tmp_path)]
+    assert steps == sorted(steps) and len(check(server, tmp_path)) == 8

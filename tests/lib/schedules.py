@@ -1,0 +1,257 @@
+"""Schedules: what an agent does, what goes wrong and when the process dies, as data that can be played and pasted.
+
+A session of `live.runner.run_live` shows itself to the world by requests and by writes to files, and by nothing
+else. Each of them is a *point*, numbered from 0 in every session; a schedule says what happens at which point: a
+fault of the exchange is armed, somebody else trades, or the process is killed before it, after it, or, where it is a
+row of the step log, in the middle of it. Between two points a kill makes no difference, so that this covers all
+moments to die at.
+
+A killed session is abandoned in process (`Killed` is raised at its point, and from then on no request and no write
+goes through, as of a dead process), or, in schedules with `forked`, it is a process of its own that sends itself
+SIGKILL at that point.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hypothesis import strategies as st
+from support import market_of
+
+from envs.market import Market
+from envs.risk import RiskLimits
+from envs.settings import EnvConfig
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+CANDLES = 60
+_PRICES = {"BTCUSDT": 40_000.0, "ETHUSDT": 2_500.0}
+_FUNDING_EVERY_MINUTES = 240
+_FUNDING_RATE = 0.0004
+
+REPLY_LOST = ("lost_before", "lost_after", "unknown_503", "backend_timeout")
+REPLY_LATE = ("delay_before", "delay_after")
+ERRORS = (
+    "unavailable_503",
+    "internal_503",
+    "throttled_503",
+    "bus_error",
+    "html_502",
+    "html_403",
+    "error_200",
+)
+LIMITED = ("rate_limited", "order_limited", "banned")
+REJECTED = ("reject_filter", "reject_margin", "reject_reduce_only", "partial_fill", "stale_timestamp")
+STREAMS = (
+    "stream_lose",
+    "stream_duplicate",
+    "stream_reorder",
+    "stream_delay",
+    "stream_drop",
+    "stream_silence",
+    "stream_half_open",
+)
+SOCKETS = (
+    "drop_sockets",
+    "close_sockets",
+    "silence_sockets",
+    "half_open_sockets",
+    "shutdown_sockets",
+    "expire_listen_keys",
+    "restart",
+    "clock_skew",
+)
+OTHERS = ("manual_trade", "manual_close", "liquidate")
+KILLS = ("kill_before", "kill_after", "kill_within")
+FAULTS = (*REPLY_LOST, *REPLY_LATE, *ERRORS, *LIMITED, *REJECTED, *STREAMS, *SOCKETS, *OTHERS)
+_ABOUT_ORDERS = frozenset({"order_limited", *REJECTED} - {"stale_timestamp"})
+
+
+class _Pasteable:
+    """A repr without what is as by default, to be pasted into a test."""
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{one.name}={getattr(self, one.name)!r}"
+            for one in fields(self)  # type: ignore[arg-type]
+            if getattr(self, one.name) != one.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, repr=False)
+class At(_Pasteable):
+    """At a point, something happens: a kind of FAULTS or KILLS; `n` chooses among its variants."""
+
+    point: int
+    kind: str
+    n: int = 0
+
+    @property
+    def kills(self) -> bool:
+        """Whether the process ends here."""
+        return self.kind in KILLS
+
+    @property
+    def trades(self) -> bool:
+        """Whether somebody else touches the account."""
+        return self.kind in OTHERS
+
+    def fault(self) -> dict[str, Any]:
+        """The fault as the paper exchange's control route takes it."""
+        if self.kind == "manual_trade":
+            symbol, side = SYMBOLS[self.n % 2], ("BUY", "SELL")[self.n // 2 % 2]
+            return {
+                "kind": "manual_trade",
+                "symbol": symbol,
+                "side": side,
+                "quantity": ("0.02", "0.4")[self.n % 2],
+            }
+        settings: dict[str, Any] = {"kind": self.kind}
+        if self.kind in (
+            "unknown_503",
+            "backend_timeout",
+            "bus_error",
+            "internal_503",
+            "html_502",
+            "error_200",
+        ):
+            settings["executed"] = bool(self.n % 2)
+        if self.kind in REPLY_LATE:
+            settings["delay_ms"] = 40 * (
+                1 + self.n % 4
+            )  # the last is longer than the client waits for a reply
+        if self.kind in ("stream_delay", "stream_reorder", "silence_sockets", "shutdown_sockets", "restart"):
+            settings["delay_ms"] = 20 * (1 + self.n % 4)
+        if self.kind == "clock_skew":
+            settings["offset_ms"] = (-1500, 1500, 60_000, -60_000)[self.n % 4]
+        if self.kind == "partial_fill":
+            settings |= {"share": str((1 + self.n % 4) / 4), "pieces": 1 + self.n % 3}
+        if self.kind in _ABOUT_ORDERS or (self.kind in REPLY_LOST and self.n // 2 % 2):
+            settings |= {"method": "POST", "path": "/fapi/v1/*rder"}
+        return settings
+
+
+@dataclass(frozen=True, repr=False)
+class Away(_Pasteable):
+    """What happens before a session, while no process runs."""
+
+    candles: int = 0
+    trades: tuple[At, ...] = ()
+    torn_bytes: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Session(_Pasteable):
+    """One session: an action per step (fractions of the largest exposure, by symbol), and what happens at points."""
+
+    actions: tuple[tuple[float, float], ...]
+    events: tuple[At, ...] = ()
+    before: Away = Away()
+    flat_on_exit: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Schedule(_Pasteable):
+    """Sessions on one exchange and one folder, one after another.
+
+    `market` seeds the prices; `wild` makes them jump far enough for liquidations.
+    """
+
+    sessions: tuple[Session, ...]
+    market: int = 0
+    wild: bool = False
+    stops: bool = False
+    drawdown: float | None = None
+    protective_stop: bool = False
+    forked: bool = False
+
+    def prices(self) -> Market:
+        """Candles of a random walk, with jumps, and funding every four hours."""
+        rng = random.Random(f"market {self.market}")
+        rows = {}
+        for symbol in SYMBOLS:
+            price = _PRICES[symbol]
+            table = []
+            for _ in range(CANDLES):
+                jump = rng.choice((0.0, 0.0, 0.0, 0.05, -0.05)) * (3 if self.wild else 1)
+                close = round(price * (1 + rng.gauss(0, 0.008) + jump), 1)
+                opening = round(price * (1 + rng.gauss(0, 0.001)), 1)
+                high = round(max(opening, close) * (1 + abs(rng.gauss(0, 0.006))), 1)
+                low = round(min(opening, close) * (1 - abs(rng.gauss(0, 0.006))), 1)
+                table.append((opening, high, low, close))
+                price = close
+            rows[symbol] = table
+        times = range(0, CANDLES * 60 + 1, _FUNDING_EVERY_MINUTES)
+        # One settlement of two falls on a candle's open, the other inside a candle.
+        funding = {s: [(t + 17 * (t // 240 % 2), _FUNDING_RATE) for t in times] for s in SYMBOLS}
+        return market_of(rows, funding=funding)
+
+    def config(self) -> EnvConfig:
+        """Targets as actions, traded at every candle."""
+        action: dict[str, Any] = {"scheme": "target", "rebalance_band": 0.0}
+        if self.stops:
+            action |= {"stop_loss_fraction": 0.02, "take_profit_fraction": 0.03}
+        return EnvConfig.parse(
+            {
+                "window_size": 1,
+                "max_leverage": 12.0 if self.wild else 4.0,
+                "slippage_bps": 0.0,
+                "action": action,
+            }
+        )
+
+    def limits(self) -> RiskLimits:
+        """Patient enough for any fault that a schedule can make."""
+        return RiskLimits(
+            max_drawdown_fraction=self.drawdown,
+            protective_stop=self.protective_stop and self.drawdown is not None,
+            emergency_tries=12,
+            emergency_delay_s=0.01,
+        )
+
+
+# Those that cost no waiting are drawn more often: more schedules in the same time.
+_QUICK = (*ERRORS, *REJECTED, *OTHERS, "manual_trade", "delay_before", "stream_duplicate", "clock_skew")
+_KINDS = (*FAULTS, *_QUICK, *_QUICK, "lost_before", "lost_after", "lost_after")
+_TARGETS = (0.0, 0.25, -0.25, 0.5, -0.5, 1.0, -1.0)
+
+
+def _events(most: int) -> st.SearchStrategy[tuple[At, ...]]:
+    # The first points are the start of a session; most of what can go wrong is in its steps.
+    points = st.one_of(st.integers(0, 25), st.integers(20, 150), st.integers(20, 150))
+    event = st.builds(At, point=points, kind=st.sampled_from(_KINDS), n=st.integers(0, 3))
+    kill = st.builds(At, point=points, kind=st.sampled_from(KILLS))
+    return st.tuples(st.lists(event, max_size=most), st.lists(kill, max_size=1)).map(
+        lambda both: tuple(sorted((*both[0], *both[1]), key=lambda one: one.point))
+    )
+
+
+def schedules() -> st.SearchStrategy[Schedule]:
+    """Schedules of up to three sessions."""
+    target = st.sampled_from(_TARGETS)
+    trade = st.builds(At, point=st.just(0), kind=st.sampled_from(OTHERS), n=st.integers(0, 3))
+    away = st.builds(
+        Away,
+        candles=st.sampled_from((0, 0, 1, 2, 5)),
+        trades=st.lists(trade, max_size=2).map(tuple),
+        torn_bytes=st.sampled_from((0, 0, 0, 7, 60)),
+    )
+    session = st.builds(
+        Session,
+        actions=st.lists(st.tuples(target, target), min_size=1, max_size=7).map(tuple),
+        events=_events(4),
+        before=away,
+        flat_on_exit=st.sampled_from((False, False, False, True)),
+    )
+    return st.builds(
+        Schedule,
+        sessions=st.lists(session, min_size=1, max_size=3).map(tuple),
+        market=st.integers(0, 999),
+        wild=st.sampled_from((False, False, True)),
+        stops=st.booleans(),
+        drawdown=st.sampled_from((None, 0.04, 0.15)),
+        protective_stop=st.booleans(),
+        forked=st.sampled_from((False,) * 7 + (True,)),
+    )
