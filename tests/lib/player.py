@@ -11,11 +11,10 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +33,7 @@ from live.console import LiveConsole
 from live.env import LiveEnv
 from live.exchange.base import RetryPolicy, parse_client_order_id
 from live.exchange.binance import BinanceExchange
+from live.exchange.connection import ConnectionSettings
 from live.exchange.rest import BinanceRest
 from live.exchange.sockets import StreamSettings
 from live.paper.account import PaperAccount
@@ -62,7 +62,7 @@ class Story:
     faults: int = 0
 
 
-def quick_exchange(venue: Any, credentials: Any, symbols: Any, *, timeout_s: float = 0.15) -> BinanceExchange:
+def quick_exchange(venue: Any, credentials: Any, symbols: Any, timeout_s: float) -> BinanceExchange:
     """A connector with little patience; its receive window is longer than the longest delay of a schedule."""
     return BinanceExchange(
         venue,
@@ -82,6 +82,15 @@ def quick_exchange(venue: Any, credentials: Any, symbols: Any, *, timeout_s: flo
         timeout_s=timeout_s,
         back_end_delay_s=0.03,
     )
+
+
+def _with_patience(timeout_s: float) -> Callable[..., BinanceExchange]:
+    def connector(
+        _settings: ConnectionSettings, venue: Any, credentials: Any, symbols: Any
+    ) -> BinanceExchange:
+        return quick_exchange(venue, credentials, symbols, timeout_s)
+
+    return connector
 
 
 class Player:
@@ -111,7 +120,7 @@ class Player:
             accounts = (PaperAccount(wallet_usdt=Decimal(str(config.initial_capital_usdt))),)
             self.server = PaperServer.start(ReplayFeed(self.market, 2), accounts)
         with self.server, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("live.runner.BinanceExchange", quick_exchange)
+            patch.setattr(ConnectionSettings, "connector", _with_patience(0.15))
             patch.setattr("live.runner.LiveEnv", self._watched_env())
             wait_s = BinanceRest._retry_after_s
             patch.setattr(BinanceRest, "_retry_after_s", lambda rest, error: wait_s(rest, error) / TIME_SCALE)
@@ -119,7 +128,7 @@ class Player:
                 self._away(session, number)
                 self._session(session, forked=self.schedule.forked and any(e.kills for e in session.events))
             self._settle()
-            patch.setattr("live.runner.BinanceExchange", partial(quick_exchange, timeout_s=20.0))
+            patch.setattr(ConnectionSettings, "connector", _with_patience(20.0))
             self._session(Session(((0.25, 0.25), (0.25, 0.25))), forked=False)
             assert ":" not in self.story.endings[-1], "a session without faults could not begin"
             self._check_story()
