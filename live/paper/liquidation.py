@@ -138,8 +138,14 @@ def liquidation_price(
     for other in own:
         base -= other.quantity * other.entry_price
     instrument = instruments[position.symbol]
+    # Beyond the last bracket there is no rule, and no position could be so large.
+    highest = min(instrument.brackets[-1].notional_cap_usdt / abs(other.quantity) for other in own)
     borders = sorted(
-        {bracket.notional_cap_usdt / abs(other.quantity) for other in own for bracket in instrument.brackets}
+        {
+            min(highest, bracket.notional_cap_usdt / abs(other.quantity))
+            for other in own
+            for bracket in instrument.brackets
+        }
     )
     found = []
     low = ZERO
