@@ -77,7 +77,7 @@ class RequestFault(StrictModel):
     """What goes wrong with a request, over REST or the WS-API.
 
     Attributes:
-        kind: see `docs/paper-faults.md` for all.
+        kind: see `docs/paper-exchange.md` for all.
         method, path, client_id, api_key: which requests, as shell patterns; a WS-API request counts as the REST
             request that does the same.
         skip: how many of them are spared first.
