@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +29,8 @@ from agents.backtest_files import (
     write_config,
     write_json,
 )
-from agents.base import AgentSetup
-from agents.catalog import ACTIONS_PREFIX, make_agent
+from agents.base import AgentSetup, KeepsRecords
+from agents.catalog import ACTIONS_PREFIX, LLM_PREFIX, is_llm, make_agent, merge_settings
 from agents.run import Ending
 from agents.simulate import OnStep, Simulation, build_env, simulate, simulate_benchmarks
 from agents.training_run import DEFAULT_ROOT
@@ -144,6 +144,8 @@ def run_backtest(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         steps, emergencies = folder / f"steps_{stamp}.csv", folder / f"emergencies_{stamp}.csv"
+        if isinstance(setup.agent, KeepsRecords):
+            setup.agent.write_to(folder)
     began_s = time.perf_counter()
     done = simulate(
         setup,
@@ -158,9 +160,9 @@ def run_backtest(
     elapsed_s = time.perf_counter() - began_s
     stopped = done.ending is Ending.STOPPED
     benchmarks = simulate_benchmarks(env, done.metrics.steps if stopped else setup.max_steps)
-    result = BacktestResult(
-        spec, setup, env.market, done, benchmarks, (*notices, *_notices(done, benchmarks)), None, elapsed_s
-    )
+    own = setup.agent.notices() if isinstance(setup.agent, KeepsRecords) else ()
+    said = (*notices, *own, *_notices(done, benchmarks))
+    result = BacktestResult(spec, setup, env.market, done, benchmarks, said, None, elapsed_s)
     if folder is None or steps is None:
         return result
     result = replace(
@@ -237,7 +239,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def backtest(
     agent: Annotated[
         str | None,
-        typer.Option(help="flat, buy-and-hold, random, ema-cross, momentum, actions:FILE, or a train id."),
+        typer.Option(
+            help="flat, buy-and-hold, random, ema-cross, momentum, actions:FILE, llm:FILE, or a train id."
+        ),
     ] = None,
     candles: Annotated[
         list[str] | None,
@@ -262,6 +266,16 @@ def backtest(
         bool, typer.Option(help="As for live.py; a backtest never starts halted, so it changes nothing.")
     ] = False,
     training_runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = DEFAULT_ROOT,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="llm:FILE: print the cost estimate and a sample prompt; ask nobody."),
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="llm:FILE: answer from the replay cache only.")
+    ] = False,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="llm:FILE: rename symbols, rebase prices, shift dates.")
+    ] = False,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     quiet: Annotated[bool, typer.Option(help="Print no table and no progress.")] = False,
 ) -> None:
@@ -280,9 +294,31 @@ def backtest(
     asked = {name: value for name, value in given.items() if value is not None}
     run = RunSection.parse({**settings.run.model_dump(), **asked}, where="command line")
     settings = settings.model_copy(update={"run": run})
+    if dry_run or offline or blind:
+        settings = _llm_options(settings, offline=offline, blind=blind)
     raise typer.Exit(
-        _command(settings, out, training_runs, max_drawdown, report=report, quiet=quiet, as_json=as_json)
+        _command(
+            settings,
+            out,
+            training_runs,
+            max_drawdown,
+            report=report,
+            quiet=quiet,
+            as_json=as_json,
+            dry_run=dry_run,
+        )
     )
+
+
+def _llm_options(settings: BacktestConfig, *, offline: bool, blind: bool) -> BacktestConfig:
+    """The settings with what `--offline` and `--blind` ask of a language model."""
+    if settings.run.agent is None or not is_llm(settings.run.agent):
+        raise ConfigError("--dry-run, --offline and --blind are for language models: give --agent llm:FILE")
+    asked: dict[str, Any] = {
+        **({"offline": True} if offline else {}),
+        **({"blind": {"enabled": True}} if blind else {}),
+    }
+    return settings.model_copy(update={"agent": merge_settings(settings.agent or {}, asked)})
 
 
 def _command(
@@ -294,8 +330,9 @@ def _command(
     report: bool,
     quiet: bool,
     as_json: bool,
+    dry_run: bool = False,
 ) -> int:
-    from agents.backtest_console import progress, show
+    from agents.backtest_console import STEPS_PER_UPDATE, progress, show
 
     if settings.run.agent is None:
         raise ConfigError("no agent was given; give one, as --agent ema-cross")
@@ -313,6 +350,12 @@ def _command(
     if known_hash is not None and known_hash != market.data_hash():
         notices.append("the candles or fundings are not those that the config was recorded with")
     env = build_env(setup, market, start=span.start_ms, end=span.end_ms)
+    if is_llm(spec):
+        from agents.llm.estimate import show_estimate
+
+        show_estimate(setup, env, prompt=dry_run, quiet=quiet or as_json)
+        if dry_run:
+            return 0
     # Asked before the folder is made, so that an agent that does not fit leaves nothing behind.
     setup.agent.reset(env.spec_observation, seed=settings.run.seed)
     stamp = stamp_of(datetime.now(UTC))
@@ -327,7 +370,12 @@ def _command(
         "market": settings.market.model_dump(mode="json", exclude_unset=setup.train_id is not None),
         **({"agent": settings.agent} if settings.agent else {}),
     }
-    with _interruptible() as should_stop, progress(shown=not (quiet or as_json)) as on_step:
+    every = 1 if is_llm(spec) else STEPS_PER_UPDATE
+    with (
+        closing(setup.agent),
+        _interruptible() as should_stop,
+        progress(shown=not (quiet or as_json), every=every) as on_step,
+    ):
         result = run_backtest(
             spec,
             setup,
@@ -353,10 +401,9 @@ def _recorded_run(settings: BacktestConfig, market: Market, span: Span) -> dict[
     values = run.model_dump(mode="json")
     for name in ("candles", "funding", "mark"):
         values[name] = [str(Path(path).resolve()) for path in getattr(run, name)]
-    if run.agent is not None and run.agent.startswith(ACTIONS_PREFIX):
-        values["agent"] = (
-            f"{ACTIONS_PREFIX}{Path(run.agent.removeprefix(ACTIONS_PREFIX)).expanduser().resolve()}"
-        )
+    for prefix in (ACTIONS_PREFIX, LLM_PREFIX):
+        if run.agent is not None and run.agent.startswith(prefix):
+            values["agent"] = f"{prefix}{Path(run.agent.removeprefix(prefix)).expanduser().resolve()}"
     values["symbols"] = list(market.symbols)
     values["start"] = None if span.start_ms is None else _iso(span.start_ms)
     values["end"] = None if span.end_ms is None else _iso(span.end_ms)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from agents.catalog import find_training_run, is_training_run
+from agents.catalog import find_training_run, is_training_run, meant_for
 from agents.data import Notice, load_market
 from agents.training_data import training_market
 from envs.config import StrictModel, read_yaml
@@ -25,7 +25,7 @@ Time = str | int | datetime | date | None
 class RunSection(StrictModel):
     """What to run over what. The command line's options of the same names come before it.
 
-    agent: a rule's name, `actions:FILE`, or a training run.
+    agent: a rule's name, `actions:FILE`, `llm:FILE`, or a training run.
     candles, funding, mark: files, relative to the working directory.
     symbols: which, in the order of the action vector; None takes those of the candle files.
     start, end: half open span by open time.
@@ -123,7 +123,11 @@ def open_market(config: BacktestConfig, agent: str, training_runs: Path, notice:
         if getattr(run, name):
             raise ConfigError(f"{name} files without candle files; give the candles with --candles")
     synthetic = config.market.synthetic
+    named = meant_for(agent)
     symbols, interval = run.symbols or ("BTCUSDT",), synthetic.interval
+    if named is not None:
+        symbols = run.symbols or named[0]
+        interval = synthetic.interval if "interval" in synthetic.model_fields_set else named[1]
     if is_training_run(agent):
         metadata = find_training_run(agent, training_runs).metadata()
         own = run.symbols in (None, metadata.symbols) and "synthetic" not in config.market.model_fields_set

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agents.backtest import BacktestResult
 
 # Redrawing at every step would cost more than the step.
-_STEPS_PER_UPDATE = 256
+STEPS_PER_UPDATE = 256
 
 
 def _money(value: float | None) -> str:
@@ -64,8 +64,11 @@ def figure(metrics: Metrics, name: str, form: Callable[[float | None], str]) -> 
 
 
 @contextmanager
-def progress(*, shown: bool) -> Iterator[OnStep | None]:
-    """A progress bar on the terminal; nothing where `shown` is off or stdout is no terminal."""
+def progress(*, shown: bool, every: int = STEPS_PER_UPDATE) -> Iterator[OnStep | None]:
+    """A progress bar on the terminal, redrawn `every` so many steps.
+
+    Nothing where `shown` is off or stdout is no terminal.
+    """
     console = Console()
     if not shown or not console.is_terminal:
         yield None
@@ -75,7 +78,7 @@ def progress(*, shown: bool) -> Iterator[OnStep | None]:
         task = bar.add_task("backtest", total=None)
 
         def on_step(done: int, planned: int) -> None:
-            if done % _STEPS_PER_UPDATE == 0:
+            if done % every == 0:
                 bar.update(task, completed=done, total=planned)
 
         yield on_step

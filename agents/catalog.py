@@ -1,4 +1,7 @@
-"""From what a user types to an agent with its environment: a rule's name, `actions:FILE`, or a training run."""
+"""From what a user types to an agent with its environment.
+
+A rule's name, `actions:FILE`, `llm:FILE`, or a training run.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from envs.risk import RiskLimits
 from envs.settings import EnvConfig
 
 ACTIONS_PREFIX = "actions:"
+LLM_PREFIX = "llm:"
 SECTIONS = ("agent", "env", "features", "risk")
 """Sections of a run's config that change an agent or its environment."""
 
@@ -39,10 +43,11 @@ def make_agent(
     """The agent that `spec` names, with the environment that it is meant for.
 
     Args:
-        spec: one of `BASELINES`, `actions:FILE`, or a training run: its id in `training_runs`, or its folder.
+        spec: one of `BASELINES`, `actions:FILE`, `llm:FILE`, or a training run: its id in `training_runs`, or its
+            folder.
         symbols: what the environment trades.
         config: overrides by section (`agent`, `env`, `features`, `risk`), merged key by key into the agent's own
-            settings. `agent` holds the parameters of a rule.
+            settings. `agent` holds the parameters of a rule, or of a language model's file.
         seed: of agents that draw.
         training_runs: the folder of the training runs.
 
@@ -54,6 +59,11 @@ def make_agent(
     sections = _sections(config)
     if spec.startswith(ACTIONS_PREFIX):
         return _actions_setup(Path(spec.removeprefix(ACTIONS_PREFIX)).expanduser(), symbols, sections)
+    if spec.startswith(LLM_PREFIX):
+        # Imported here: rules and policies do without.
+        from agents.llm.setup import llm_setup
+
+        return llm_setup(llm_file(spec), symbols=symbols, sections=sections, merge=merge_settings)
     if spec in BASELINES:
         setup = baseline_setup(spec, symbols=len(symbols), parameters=sections["agent"], seed=seed)
         return _override(setup, sections, where=spec)
@@ -61,8 +71,33 @@ def make_agent(
 
 
 def is_training_run(spec: str) -> bool:
-    """Whether `spec` can only be a training run: it is no rule and no actions file."""
-    return spec not in BASELINES and not spec.startswith(ACTIONS_PREFIX)
+    """Whether `spec` can only be a training run: it is no rule, no actions file and no language model."""
+    return spec not in BASELINES and not spec.startswith((ACTIONS_PREFIX, LLM_PREFIX))
+
+
+def is_llm(spec: str) -> bool:
+    """Whether `spec` is a language model's file."""
+    return spec.startswith(LLM_PREFIX)
+
+
+def llm_file(spec: str) -> Path:
+    """The file of `llm:FILE`."""
+    return Path(spec.removeprefix(LLM_PREFIX)).expanduser()
+
+
+def meant_for(spec: str) -> tuple[tuple[str, ...], str] | None:
+    """The symbols and the interval that an agent names itself; None when it names none.
+
+    Training runs tell theirs in their metadata.
+
+    Raises:
+        ConfigError: its file cannot be read.
+    """
+    if not is_llm(spec):
+        return None
+    from agents.llm.setup import llm_market
+
+    return llm_market(llm_file(spec))
 
 
 def find_training_run(spec: str, training_runs: Path) -> TrainingRun:
@@ -84,8 +119,8 @@ def find_training_run(spec: str, training_runs: Path) -> TrainingRun:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     runs = f"newest in {training_runs}: {', '.join(ids[:3])}" if ids else f"there is none in {training_runs}"
     raise ConfigError(
-        f"unknown agent {spec!r}.{hint} Give a rule ({', '.join(BASELINES)}), actions:FILE, or the id of a training "
-        f"run ({runs})"
+        f"unknown agent {spec!r}.{hint} Give a rule ({', '.join(BASELINES)}), actions:FILE, llm:FILE, or the id of "
+        f"a training run ({runs})"
     )
 
 
@@ -145,6 +180,8 @@ def _actions_setup(
     defaults = EnvConfig(window_size=1, action=TargetScheme())
     merged = merge_settings(defaults.model_dump(), sections["env"])
     env = EnvConfig.parse(merged, where="actions: env")
+    if env.action.scheme == "decision":
+        raise ConfigError("actions: a file has one number per symbol; the scheme 'decision' needs llm:FILE")
     table = read_actions(path, symbols, bound=None if env.action.scheme == "quantity" else 1.0)
     setup = AgentSetup(
         agent=ActionsFileAgent(table),

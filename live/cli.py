@@ -15,7 +15,15 @@ import typer
 from rich.console import Console
 
 from agents.baselines import BASELINES
-from agents.catalog import ACTIONS_PREFIX, find_training_run, is_training_run, make_agent
+from agents.catalog import (
+    ACTIONS_PREFIX,
+    find_training_run,
+    is_llm,
+    is_training_run,
+    llm_file,
+    make_agent,
+    meant_for,
+)
 from agents.training_data import synthetic_training_market
 from agents.training_run import RunMetadata
 from envs.candles import interval_to_ms, load_candles
@@ -39,7 +47,7 @@ def live(
         str | None, typer.Option(help="Training run to trade: its id, or its folder.")
     ] = None,
     agent: Annotated[
-        str | None, typer.Option(help=f"Any other agent: {', '.join(BASELINES)}, or actions:FILE.")
+        str | None, typer.Option(help=f"Any other agent: {', '.join(BASELINES)}, actions:FILE, or llm:FILE.")
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Trade on the embedded paper exchange.")] = False,
     testnet: Annotated[bool, typer.Option("--testnet", help="Trade on Binance's futures testnet.")] = False,
@@ -249,14 +257,15 @@ def _options(
         interval_ms = interval_ms or interval_to_ms(metadata.interval)
         folder = out or run.folder / "production"
     else:
-        name = "actions" if spec.startswith(ACTIONS_PREFIX) else spec
+        name = "actions" if spec.startswith(ACTIONS_PREFIX) else llm_file(spec).stem if is_llm(spec) else spec
         folder = out or Path("runs") / "live" / name
         if paper.candles and (not symbols or interval_ms is None):
             loaded = [load_candles(path) for path in paper.candles]
             symbols = symbols or tuple(one.symbol for one in loaded)
             interval_ms = interval_ms or loaded[0].interval_ms
-        symbols = symbols or ("BTCUSDT",)
-        interval_ms = interval_ms or interval_to_ms("1h")
+        named_symbols, named_interval = meant_for(spec) or (("BTCUSDT",), "1h")
+        symbols = symbols or named_symbols
+        interval_ms = interval_ms or interval_to_ms(named_interval)
     setup = make_agent(spec, symbols=symbols, config=sections, seed=seed, training_runs=training_runs)
     return LiveOptions(
         setup=setup,

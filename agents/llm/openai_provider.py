@@ -1,0 +1,158 @@
+"""OpenAI, DeepSeek, and every server that speaks OpenAI's chat completions, by the OpenAI SDK."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.llm.config import ProviderConfig
+from agents.llm.errors import ProviderError
+from agents.llm.providers import TOOL, SdkProvider
+from agents.llm.request import Reply, Request, Usage
+
+_BASE_URL = "https://api.openai.com/v1"
+_TOOL_TEXT = "Give your decision."
+_LIMITS = ("max_completion_tokens", "max_tokens")
+
+
+class OpenAIProvider(SdkProvider):
+    """See `Provider`. Chat completions: what compatible servers have in common with OpenAI."""
+
+    def __init__(self, config: ProviderConfig, key: str, sdk: Any) -> None:
+        super().__init__(config, key)
+        self._sdk = sdk
+        self._client: Any = None
+        # OpenAI's newer models refuse max_tokens; most compatible servers know nothing else.
+        self._limit = _LIMITS[0] if config.base_url is None else _LIMITS[1]
+        self._swapped = False
+
+    async def _ask(self, request: Request) -> Reply:
+        body: dict[str, Any] = {**self.extras(request), self._limit: request.max_output_tokens}
+        schema = dict(request.schema)
+        if self.mode == "schema":
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": TOOL, "schema": schema, "strict": True},
+            }
+        elif self.mode == "tool":
+            function = {"name": TOOL, "description": _TOOL_TEXT, "parameters": schema, "strict": True}
+            body["tools"] = [{"type": "function", "function": function}]
+            body["tool_choice"] = {"type": "function", "function": {"name": TOOL}}
+        elif self.mode == "json":
+            body["response_format"] = {"type": "json_object"}
+        completion = await self._call(
+            self._connected().chat.completions.create(
+                model=request.model,
+                messages=[
+                    {"role": "system", "content": request.system},
+                    *({"role": one.role, "content": one.text} for one in request.messages),
+                ],
+                extra_body=body,
+            )
+        )
+        if not isinstance(completion, self._sdk.types.chat.ChatCompletion):
+            raise ProviderError(self.said(f"the reply is no completion: {completion}"), retryable=True)
+        try:
+            return _read(completion)
+        except (AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
+            raise ProviderError(self.said(f"the reply cannot be read: {error}"), retryable=True) from None
+
+    async def check(self) -> None:
+        """See `Provider.check`. A server that does not tell of its models is taken at its word."""
+        sdk, models = self._sdk, self._connected().models
+        try:
+            await models.retrieve(self.config.model)
+        except sdk.NotFoundError as error:
+            known = await self._listed()
+            if known is not None and self.config.model not in known:
+                raise self.no_model(self.said(error.message), known) from None
+        except (sdk.AuthenticationError, sdk.PermissionDeniedError) as error:
+            raise self.no_entry(error.status_code, error.message) from None
+        except sdk.APIStatusError as error:
+            if error.status_code not in (405, 501):
+                raise self.failure(error) from None
+        except (sdk.OpenAIError, ValueError, OSError) as error:
+            raise self.failure(error) from None
+
+    async def _listed(self) -> tuple[str, ...] | None:
+        """The models that the server tells of; None when it tells of none."""
+        sdk = self._sdk
+        try:
+            page = await self._connected().models.list()
+            return tuple(str(one.id) for one in page.data) or None
+        except sdk.APIStatusError as error:
+            if error.status_code in (404, 405, 501):
+                return None
+            raise self.failure(error) from None
+        except (AttributeError, TypeError):
+            return None
+        except (sdk.OpenAIError, ValueError, OSError) as error:
+            raise self.failure(error) from None
+
+    async def _call(self, coroutine: Any) -> Any:
+        sdk = self._sdk
+        try:
+            return await coroutine
+        except sdk.APIStatusError as error:
+            headers = error.response.headers
+            raise self.refusal(error.status_code, error.message, headers, error.param or "") from None
+        except (sdk.OpenAIError, ValueError, TypeError, OSError) as error:
+            raise self.failure(error) from None
+
+    def _swap(self, words: str) -> bool:
+        if self._swapped or self._limit not in words:
+            return False
+        self._swapped = True
+        self._limit = _LIMITS[1 - _LIMITS.index(self._limit)]
+        return True
+
+    def _mode_words(self, mode: str) -> tuple[str, ...]:
+        return {
+            "schema": ("response_format", "json_schema", "schema", "structured outputs"),
+            "tool": ("tool_choice", "tools", "tool", "function", "functions", "strict"),
+            "json": ("response_format", "json_object"),
+        }.get(mode, ())
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            self._client = self._sdk.AsyncOpenAI(
+                api_key=self._key or "none",
+                base_url=self.config.base_url or _BASE_URL,
+                max_retries=0,
+                timeout=self.config.timeout_s,
+            )
+        return self._client
+
+    async def close(self) -> None:
+        """See `Provider.close`."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+def _read(completion: Any) -> Reply:
+    choice = completion.choices[0]
+    message = choice.message
+    words = [
+        call.function.arguments
+        for call in message.tool_calls or ()
+        if getattr(call, "type", "") == "function"
+    ]
+    if message.content:
+        words.append(message.content)
+    refused = bool(message.refusal) or choice.finish_reason == "content_filter"
+    ending = "refused" if refused else "truncated" if choice.finish_reason == "length" else "complete"
+    return Reply("\n".join([*words, message.refusal or ""]).strip(), ending, _usage(completion.usage))  # type: ignore[arg-type]
+
+
+def _usage(usage: Any) -> Usage:
+    if usage is None:
+        return Usage()
+    details = usage.prompt_tokens_details
+    cached = int(getattr(details, "cached_tokens", None) or 0)
+    written = int(getattr(details, "cache_write_tokens", None) or 0)
+    return Usage(
+        input_tokens=max(int(usage.prompt_tokens) - cached - written, 0),
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=int(usage.completion_tokens),
+    )

@@ -1,0 +1,189 @@
+"""What is written down about every decision, and where."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from agents.llm.request import Usage
+from envs.account import Execution, OrderResult, OrderStatus, Plan
+from envs.errors import ConfigError
+from envs.time_grid import format_time
+
+RECORD_SCHEMA = 1
+
+
+class Verdict(StrEnum):
+    """What became of a decision. All but the first two end in HOLD."""
+
+    ACCEPTED = "accepted"
+    REDUCED = "reduced"  # carried out, smaller: a limit
+    REJECTED = "rejected"  # a check, the risk layer or the exchange refused it
+    INVALID = "invalid"  # the reply was no decision
+    FAILED = "failed"  # no reply, or an order that failed
+    OVER_BUDGET = "over_budget"  # not asked
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A verdict and what is behind it: the check or limit as a name, and a sentence."""
+
+    verdict: Verdict
+    check: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class DecisionRecord:
+    """One decision, from the question to what came of it. Written once, never changed.
+
+    Attributes:
+        agent, model, template: who decided, by which words.
+        close_ms: close of the candle that was decided on.
+        verdict, check, detail: what became of it, and why.
+        decision: as it was understood, in real symbols and prices; None when it was not.
+        reply: the model's last words.
+        request_key, prompt_hash: of the last question.
+        prompt: the question in full, where it is kept.
+        calls: answers that were paid for now.  replayed: answers from the replay cache.
+        usage, usd: of the whole decision, replayed or not; usd is None where the price is unknown.
+        latency_ms: time until the decision; for a replayed one that of the first time.
+        repaired: the first reply was no decision.  blind: whether blind mode was on.
+        fills: symbol, side, quantity and price of what it traded.
+    """
+
+    agent: str
+    model: str
+    template: str
+    close_ms: int
+    verdict: Verdict
+    check: str = ""
+    detail: str = ""
+    decision: Mapping[str, Any] | None = None
+    reply: str = ""
+    request_key: str = ""
+    prompt_hash: str = ""
+    prompt: Mapping[str, str] | None = None
+    calls: int = 0
+    replayed: int = 0
+    usage: Usage = field(default_factory=Usage)
+    usd: float | None = None
+    latency_ms: int = 0
+    repaired: bool = False
+    blind: bool = False
+    fills: tuple[tuple[str, str, str, str], ...] = ()
+
+    def ruled(self, ruling: Ruling) -> DecisionRecord:
+        """The record with its verdict."""
+        return replace(self, verdict=ruling.verdict, check=ruling.check, detail=ruling.detail)
+
+    def to_json(self) -> str:
+        """One line."""
+        values = {"schema": RECORD_SCHEMA, "time": format_time(self.close_ms + 1), **asdict(self)}
+        return json.dumps(values, ensure_ascii=True, allow_nan=False)
+
+
+class DecisionSink(Protocol):
+    """Where decisions are stored. The log is one, a database another."""
+
+    def record(self, record: DecisionRecord) -> None:
+        """Store a decision; it is not given again."""
+
+    def close(self) -> None:
+        """Give back what is held."""
+
+
+class DecisionLog:
+    """Appends one JSON line per decision. Agents may share a file: a line is one write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+
+    def record(self, record: DecisionRecord) -> None:
+        """See `DecisionSink.record`.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        line = f"{record.to_json()}\n".encode()
+        try:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            os.write(self._file, line)
+        except OSError as error:
+            raise ConfigError(
+                f"the decision log {self.path} cannot be written ({error.strerror}); make room, or set records.log"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file; the next record opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def shortest(value: Decimal) -> str:
+    """A number without exponent and without zeros that say nothing."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def keeps_prompt(ruling: Ruling, request_key: str, share: float, seed: int) -> bool:
+    """Whether a decision's prompt is kept in full: always where it counted, else for a seeded share of questions."""
+    if ruling.verdict in (Verdict.ACCEPTED, Verdict.REDUCED):
+        return True
+    drawn = int.from_bytes(hashlib.sha256(f"{seed}:{request_key}".encode()).digest()[:8], "big")
+    return drawn < share * 2**64
+
+
+def rule(plan: Plan, execution: Execution, symbol: str, target: float) -> tuple[Ruling, OrderResult]:
+    """What the risk layer and the exchange made of a decision for `symbol` that asked for the position `target`."""
+    place = [entry.symbol for entry in plan.entries].index(symbol)
+    asked, result = plan.entries[place], execution.results[place]
+    done = result.planned
+    match result.status:
+        case OrderStatus.REFUSED:
+            check = result.refusal.check if result.refusal is not None else "risk"
+            return Ruling(Verdict.REJECTED, check, result.error), result
+        case OrderStatus.SKIPPED:
+            return Ruling(Verdict.REJECTED, "min_notional", result.error), result
+        case OrderStatus.REJECTED:
+            return Ruling(Verdict.REJECTED, "exchange", result.error), result
+        case OrderStatus.FAILED | OrderStatus.UNKNOWN:
+            return Ruling(Verdict.FAILED, "exchange", result.error), result
+        case OrderStatus.NONE:
+            # No order was needed, or none was left of it.
+            wanted = asked.target_quantity if asked.order is not None else Decimal(repr(float(target)))
+            if result.error:
+                return Ruling(Verdict.REJECTED, "exchange", result.error), result
+            if _close_to(wanted, done.target_quantity):
+                return Ruling(Verdict.ACCEPTED, "", "the position is as it should be"), result
+            detail = f"nothing is left of {shortest(wanted)} within the limits and the quantity step"
+            return Ruling(Verdict.REJECTED, "nothing_left", detail), result
+    if result.error and "liquidated" in result.error:
+        return Ruling(Verdict.REJECTED, "liquidated", result.error), result
+    if done.note:
+        return Ruling(Verdict.REDUCED, _limit_of(done.note), done.note), result
+    return Ruling(Verdict.ACCEPTED), result
+
+
+def _close_to(wanted: Decimal, held: Decimal) -> bool:
+    return abs(wanted - held) <= Decimal("1e-9") * max(abs(wanted), abs(held))
+
+
+def _limit_of(note: str) -> str:
+    """The name of the limit in a note of the planner or of the risk layer."""
+    if "reduced by " in note:
+        return note.split("reduced by ", 1)[1].split()[0]
+    if "max_leverage" in note or "leverage" in note:
+        return "leverage"
+    return "max_quantity"
