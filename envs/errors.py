@@ -10,6 +10,8 @@ PerpgymError
 │   ├── TrainingRunError       a training run is unknown, incomplete or damaged
 │   └── CredentialsError       an API key is missing or not fit for the purpose
 ├── StepLogError               the step log cannot be written or repaired
+├── StoreError                 the database cannot be opened, read or written, or has another schema
+├── LedgerError                an entry contradicts the ledger, or the ledger contradicts itself
 ├── ExchangeError              the exchange refused or failed; carries code and HTTP status
 │   ├── OrderRejectedError     an order was refused: it does not exist at the exchange
 │   ├── OutcomeUnknownError    an order may or may not exist: ask by its client order id
@@ -88,6 +90,14 @@ class CredentialsError(InputError):
 
 class StepLogError(PerpgymError):
     """The step log cannot be written or repaired."""
+
+
+class StoreError(PerpgymError):
+    """The database cannot be opened, read or written, or its schema is not the one expected."""
+
+
+class LedgerError(PerpgymError):
+    """An entry contradicts what the ledger holds, or what the ledger holds contradicts itself."""
 
 
 class ExchangeError(PerpgymError):

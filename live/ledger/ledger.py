@@ -1,0 +1,435 @@
+"""The ledger: records what the exchange booked, once, and knows at any moment who holds what (`docs/ledger.md`)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Self
+
+from sqlalchemy import Connection, select, update
+
+from envs.account import Fill
+from envs.errors import LedgerError
+from live.ledger.arithmetic import ZERO, exact
+from live.ledger.book import Book, Derived
+from live.ledger.booking import (
+    check_fill,
+    check_income,
+    event_of,
+    insert_fills,
+    insert_income,
+    key_of_fill,
+    known_fills,
+    owner_of,
+    read_events,
+    same_fill,
+    update_owner,
+)
+from live.ledger.capital import Capital, Transfer, insert_transfers, move_cursors, read_capital, read_cursor
+from live.ledger.entries import MANUAL, Cursor, Event, Income, IncomeEvent, base_asset, key_of
+from live.ledger.folding import Mark, fold_on, load_book, refold, save_snapshot, write_trips
+from live.ledger.positions import PositionState
+from live.store import models
+from live.store.database import Store
+from live.store.names import Names, insert_of
+
+SNAPSHOT_EVERY = 5_000
+BookKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a recording added; what was there already is left out.
+
+    Attributes:
+        fills, income: new entries, fills in the order given.
+        recognised: fills that were there without an owner, and have one now.
+    """
+
+    fills: tuple[Fill, ...] = ()
+    income: tuple[Income, ...] = ()
+    recognised: tuple[Fill, ...] = ()
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A book in memory. `version` is that of its row; `snapshot_at` counts the entries of its newest snapshot."""
+
+    book: Book
+    version: int
+    snapshot_at: int
+
+
+class Ledger:
+    """Fills, funding and capital of any number of exchange accounts, and the positions folded from them.
+
+    Every recording is one transaction: entries, cursors and what follows from them are kept together or not at all.
+    Safe to share between threads, and with other processes on the same database.
+    """
+
+    def __init__(self, store: Store, *, snapshot_every: int = SNAPSHOT_EVERY) -> None:
+        """Load the books: the newest snapshots, and what came after them.
+
+        Args:
+            store: an open database.
+            snapshot_every: entries of a book between two snapshots; fewer make a start faster and the database larger.
+        """
+        if snapshot_every < 1:
+            raise LedgerError(f"snapshot_every is {snapshot_every}; give at least 1")
+        self.store = store
+        self._every = snapshot_every
+        self._names = Names()
+        self._books: dict[BookKey, _Kept] = {}
+        self._capital = Capital()
+        self._marks: dict[BookKey, Mark] = {}
+        self._lock = threading.RLock()
+        self.reload()
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open a database (`Store.open`) and its ledger."""
+        store = Store.open(url)
+        try:
+            return cls(store)
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        """Close the database."""
+        self.store.close()
+
+    def reload(self) -> None:
+        """Read everything again, as at a start."""
+        with self._lock, self.store.read() as connection:
+            self._names.load(connection)
+            self._capital = read_capital(connection, self._names)
+            self._books = {}
+            self._marks = {}
+            for row in connection.execute(select(models.Book)).all():
+                key = self._names.exchange_name(connection, row.exchange_id), row.symbol
+                self._books[key] = self._load(connection, *key)
+            marked = select(models.Transaction).where(models.Transaction.last_price.is_not(None))
+            for trip in connection.execute(marked):
+                exchange = self._names.exchange_name(connection, trip.exchange_id)
+                self._marks[exchange, trip.symbol] = trip.last_price, trip.last_price_ms
+
+    def _load(self, connection: Connection, exchange: str, symbol: str) -> _Kept:
+        row = connection.execute(self._book_row(connection, exchange, symbol)).one()
+        book = load_book(connection, self._names, exchange, symbol)
+        snapshot_at = book.events
+        after_ms = book.last[0] if book.last else 0
+        book.fold(read_events(connection, self._names, exchange, symbol, after_ms=after_ms), Derived())
+        if book.events != row.fills + row.income:
+            raise LedgerError(
+                f"{exchange} {symbol}: {book.events} entries by the fold, {row.fills + row.income} by its book; rows "
+                "were added or deleted behind the ledger's back; run: python -m live.store check"
+            )
+        return _Kept(book, row.version, snapshot_at)
+
+    def _book_row(self, connection: Connection, exchange: str, symbol: str) -> Any:
+        return select(models.Book).where(
+            models.Book.exchange_id == self._names.exchange(connection, exchange),
+            models.Book.symbol == symbol,
+        )
+
+    # Recording
+
+    def record(self, fill: Fill, *, cursors: Sequence[Cursor] = ()) -> bool:
+        """Record a fill; False when it was there already. See `record_batch`."""
+        return bool(self.record_batch([fill], cursors=cursors).fills)
+
+    def record_many(self, fills: Iterable[Fill], *, cursors: Sequence[Cursor] = ()) -> tuple[Fill, ...]:
+        """Record fills in one transaction; those that were new. See `record_batch`."""
+        return self.record_batch(fills, cursors=cursors).fills
+
+    def record_income(
+        self, income: Iterable[Income], *, cursors: Sequence[Cursor] = ()
+    ) -> tuple[Income, ...]:
+        """Record funding and liquidation fees; those that were new. See `record_batch`."""
+        return self.record_batch(income=income, cursors=cursors).income
+
+    def record_batch(
+        self, fills: Iterable[Fill] = (), income: Iterable[Income] = (), *, cursors: Sequence[Cursor] = ()
+    ) -> Recorded:
+        """Record entries, move cursors and write what follows from them, in one transaction.
+
+        An entry counts once, however often and in whatever order it comes. A fill belongs to `fill.agent`, else to the
+        agent of its client order id, else it is foreign and shared out (`docs/ledger.md`).
+
+        Raises:
+            LedgerError: an entry cannot be true, or contradicts one that is known; nothing is recorded.
+            StoreError: the database refused; nothing is recorded.
+        """
+        by_key: dict[tuple[str, str, str], Fill] = {}
+        for fill in fills:
+            check_fill(fill)
+            base_asset(fill.symbol)
+            key = key_of_fill(fill)
+            by_key[key] = same_fill(by_key[key], fill) if key in by_key else fill
+        income = list(dict.fromkeys(income))
+        for one in income:
+            check_income(one)
+        if not by_key and not income and not cursors:
+            return Recorded()
+        with self._lock, self._transaction() as connection:
+            return self._record(connection, by_key, income, cursors)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        books, marks = dict(self._books), dict(self._marks)
+        try:
+            with exact(), self.store.write() as connection:
+                yield connection
+        except BaseException:
+            self._books, self._marks = books, marks
+            self._names.clear()
+            raise
+
+    def _record(
+        self,
+        connection: Connection,
+        fills: Mapping[tuple[str, str, str], Fill],
+        income: Sequence[Income],
+        cursors: Sequence[Cursor],
+    ) -> Recorded:
+        touched = {(one.exchange, one.symbol) for one in fills.values()}
+        touched |= {(one.exchange, one.symbol) for one in income}
+        for key in sorted(touched):
+            self._claim(connection, key)
+        new_keys = insert_fills(connection, self._names, list(fills.values()))
+        new_fills = tuple(fill for key, fill in fills.items() if key in new_keys)
+        new_income = tuple(insert_income(connection, self._names, income))
+        recognised = (
+            tuple(self._recognise(connection, fills, new_keys)) if len(new_fills) < len(fills) else ()
+        )
+        arrived: dict[BookKey, list[Event]] = {key: [] for key in touched}
+        for fill in new_fills:
+            arrived[fill.exchange, fill.symbol].append(event_of(fill, owner_of(fill)))
+        for one in new_income:
+            arrived[one.exchange, one.symbol].append(
+                IncomeEvent(
+                    one.time_ms, one.transaction_id, one.kind, one.amount_usdt, one.rate, one.mark_price
+                )
+            )
+        changed_from: dict[BookKey, int] = {}
+        for fill in recognised:
+            key = fill.exchange, fill.symbol
+            changed_from[key] = min(fill.time_ms, changed_from.get(key, fill.time_ms))
+        for key in sorted(touched):
+            if arrived[key] or key in changed_from:
+                self._fold(connection, key, sorted(arrived[key], key=key_of), changed_from.get(key))
+        move_cursors(connection, self._names, cursors)
+        return Recorded(new_fills, new_income, recognised)
+
+    def _claim(self, connection: Connection, key: BookKey) -> None:
+        """Lock a book, and read it again when another process has changed it."""
+        exchange_id = self._names.exchange(connection, key[0])
+        row = self._book_row(connection, *key).with_for_update()
+        found = connection.execute(row).one_or_none()
+        if found is None:
+            new = insert_of(connection)(models.Book).values(
+                exchange_id=exchange_id, symbol=key[1], version=0, fills=0, income=0
+            )
+            connection.execute(new.on_conflict_do_nothing())
+            found = connection.execute(row).one()
+        kept = self._books.get(key)
+        if kept is None or kept.version != found.version:
+            self._books[key] = self._load(connection, *key)
+
+    def _recognise(
+        self,
+        connection: Connection,
+        fills: Mapping[tuple[str, str, str], Fill],
+        new: set[tuple[str, str, str]],
+    ) -> Iterator[Fill]:
+        there = [key for key in fills if key not in new]
+        for known in list(known_fills(connection, self._names, there)):
+            seen = fills[key_of_fill(known)]
+            if same_fill(known, seen) is seen:
+                owners = owner_of(seen), owner_of(known)
+                if owners[0] != owners[1] or seen.client_order_id != known.client_order_id:
+                    update_owner(connection, self._names, seen)
+                    yield seen
+
+    def _fold(
+        self, connection: Connection, key: BookKey, events: Sequence[Event], changed_from: int | None
+    ) -> None:
+        kept = self._books[key]
+        book, mark = kept.book, self._marks.get(key)
+        late = book.last is not None and bool(events) and key_of(events[0]) <= book.last
+        if late or changed_from is not None:
+            from_ms = min([event.time_ms for event in events[:1]] + ([changed_from] if changed_from else []))
+            book, snapshot_at = refold(connection, self._names, book, from_ms, every=self._every, mark=mark)
+        else:
+            book = book.copy()
+            snapshot_at = fold_on(
+                connection,
+                self._names,
+                book,
+                events,
+                every=self._every,
+                snapshot_at=kept.snapshot_at,
+                mark=mark,
+            )
+        counted = sum(isinstance(event, IncomeEvent) for event in events)
+        row = models.Book
+        connection.execute(
+            update(row)
+            .where(row.exchange_id == self._names.exchange(connection, key[0]), row.symbol == key[1])
+            .values(
+                version=kept.version + 1,
+                fills=row.fills + len(events) - counted,
+                income=row.income + counted,
+            )
+        )
+        self._books[key] = _Kept(book, kept.version + 1, snapshot_at)
+
+    def snapshot(self) -> None:
+        """Keep all books as they are now, so that the next start folds nothing."""
+        with self._lock, self._transaction() as connection:
+            for key in sorted(self._books):
+                self._claim(connection, key)
+                kept = self._books[key]
+                if kept.book.events != kept.snapshot_at:
+                    save_snapshot(connection, self._names, kept.book)
+                    self._books[key] = _Kept(kept.book, kept.version, kept.book.events)
+
+    # Capital
+
+    def record_transfers(self, transfers: Iterable[Transfer], *, cursors: Sequence[Cursor] = ()) -> int:
+        """Record capital that came or went; how many were new. An exchange's deposits belong to `MANUAL`.
+
+        Raises:
+            LedgerError: one contradicts one that is known; nothing is recorded.
+        """
+        with self._lock, self._transaction() as connection:
+            new = insert_transfers(connection, self._names, list(transfers))
+            move_cursors(connection, self._names, cursors)
+        for one in new:
+            self._capital.add(one)
+        return len(new)
+
+    def assign_capital(
+        self,
+        exchange: str,
+        agent: str,
+        amount_usdt: Decimal,
+        *,
+        time_ms: int,
+        assignment: str,
+        note: str = "",
+    ) -> bool:
+        """Give an agent capital out of `MANUAL`'s (or take it back, below zero); False when that was done already.
+
+        `assignment` names it: the same name counts once.
+        """
+        pair = [
+            Transfer(exchange, name, amount, time_ms, assignment, "CAPITAL", note)
+            for name, amount in ((agent, amount_usdt), (MANUAL, -amount_usdt))
+        ]
+        if agent == MANUAL:
+            raise LedgerError(f"capital cannot be assigned from {MANUAL} to itself; name an agent")
+        return bool(self.record_transfers(pair))
+
+    # Reading
+
+    def exchanges(self) -> list[str]:
+        """Names of the exchange accounts."""
+        with self._names_loaded() as names:
+            return names.exchanges()
+
+    def accounts(self, exchange: str) -> list[str]:
+        """Everybody who ever had a fill, income or capital on an exchange account."""
+        with self._names_loaded() as names:
+            return names.accounts(exchange)
+
+    @contextmanager
+    def _names_loaded(self) -> Iterator[Names]:
+        with self._lock:
+            if not self._names.exchanges():
+                with self.store.read() as connection:
+                    self._names.load(connection)
+            yield self._names
+
+    def books(self, exchange: str | None = None) -> list[Book]:
+        """Copies of the books, of one exchange account or of all."""
+        with self._lock:
+            kept = sorted(self._books.items())
+            return [one.book.copy() for key, one in kept if exchange in (None, key[0])]
+
+    def position(self, exchange: str, agent: str, symbol: str) -> PositionState:
+        """A copy of a position; a flat one where there never was any."""
+        with self._lock:
+            kept = self._books.get((exchange, symbol))
+            state = kept.book.positions.get(agent) if kept else None
+            return state.copy() if state else PositionState()
+
+    def positions(self, exchange: str, agent: str | None = None) -> dict[tuple[str, str], PositionState]:
+        """Copies of the open positions by (agent, symbol)."""
+        return {
+            (name, book.symbol): state
+            for book in self.books(exchange)
+            for name, state in book.positions.items()
+            if state.p1 and agent in (None, name)
+        }
+
+    def net_positions(self, exchange: str | None = None) -> dict[str, Decimal]:
+        """Net quantity by symbol, over all accounts of one exchange account or of all; also those that are 0."""
+        net: dict[str, Decimal] = {}
+        with exact():
+            for book in self.books(exchange):
+                if book.symbol:
+                    net[book.symbol] = net.get(book.symbol, ZERO) + book.net_quantity
+        return net
+
+    def wallet(self, exchange: str, agent: str) -> Decimal:
+        """Capital + realized PnL - fees + funding + clearance; MANUAL's also holds the exchange's roundings."""
+        with self._lock, exact():
+            total = self._capital.of(exchange, agent)
+            for (place, _), kept in self._books.items():
+                if place == exchange:
+                    state = kept.book.positions.get(agent)
+                    if state is not None:
+                        total += state.income
+                    if agent == MANUAL:
+                        total += kept.book.rounding
+            return total
+
+    def wallets(self, exchange: str) -> dict[str, Decimal]:
+        """The wallets of all accounts, MANUAL's always among them."""
+        return {name: self.wallet(exchange, name) for name in sorted({MANUAL, *self.accounts(exchange)})}
+
+    def capital(self, exchange: str, agent: str) -> Decimal:
+        """Sum of the transfers."""
+        with self._lock:
+            return self._capital.of(exchange, agent)
+
+    def booked_wallet(self, exchange: str) -> Decimal:
+        """What the exchange's wallet must hold: transfers and what the exchange booked, without looking at accounts."""
+        with self._lock, exact():
+            total = self._capital.total(exchange)
+            for (place, _), kept in self._books.items():
+                if place == exchange:
+                    total += kept.book.reported - kept.book.net_fees + kept.book.net_income
+            return total
+
+    def cursor(self, exchange: str, stream: str, symbol: str = "") -> Cursor | None:
+        """How far a stream has been read, None when it never was."""
+        with self.store.read() as connection:
+            return read_cursor(connection, exchange, stream, symbol)
+
+    def mark(self, exchange: str, prices: Mapping[str, Decimal], time_ms: int) -> None:
+        """Mark the open transactions at last prices, by symbol."""
+        with self._lock, self._transaction() as connection:
+            for symbol, price in sorted(prices.items()):
+                key = exchange, symbol
+                if key not in self._books:
+                    continue
+                self._claim(connection, key)
+                self._marks[key] = price, time_ms
+                book = self._books[key].book
+                write_trips(connection, self._names, book, book.open_trips(), self._marks[key])

@@ -1,0 +1,6 @@
+"""`python -m live.store`."""
+
+from live.store.cli import app
+
+if __name__ == "__main__":
+    app()
