@@ -154,7 +154,7 @@ def _fills(where: Where) -> Select[Any]:
 
 def _parts(where: Where) -> Select[Any]:
     fill, part = models.Fill, models.Allocation
-    return (
+    statement: Select[Any] = (
         select(
             fill.id.label("fill_id"), part.quantity.label("part_quantity"), part.amount.label("part_amount")
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, func, select, text
@@ -60,7 +61,7 @@ def check(store: Store, progress: Progress = lambda _: None) -> list[Finding]:
         for row in books:
             name = f"book {names.exchange_name(connection, row.exchange_id)} {row.symbol}".strip()
             progress(name)
-            findings.append(_finding(name, lambda one, row=row: _book(one, names, row), connection))
+            findings.append(_finding(name, partial(_book, names=names, row=row), connection))
     return findings
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from envs.errors import PerpgymError
+from envs.errors import ConfigError, PerpgymError
 from live.store import schema
 from live.store.check import check as run_checks
 from live.store.database import Store, database_url
@@ -42,8 +42,6 @@ def _store(db: str | None, *, must_exist: bool) -> Iterator[Store]:
     url = database_url(db)
     try:
         if must_exist and "://" not in url and not Path(url).is_file():
-            from envs.errors import ConfigError
-
             raise ConfigError(
                 f"there is no database {url}; give one with --db, or make it: python -m live.store upgrade"
             )
@@ -88,8 +86,8 @@ def check(db: Database = None) -> None:
         broken = sum(bool(one.problem) for one in findings)
         if broken:
             print(
-                f"error: {broken} of {len(findings)} checks failed; restore the database from a copy, or delete it and let "
-                "the next start rebuild it from the exchange",
+                f"error: {broken} of {len(findings)} checks failed; restore the database from a copy, or delete it and "
+                "let the next start rebuild it from the exchange",
                 file=sys.stderr,
             )
             raise typer.Exit(1)

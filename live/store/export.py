@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,7 @@ def export(
             rows = connection.execute(select(func.count()).select_from(table)).scalar_one()
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                batches = _batches(
-                    connection, table, names, lambda done, t=table, n=rows: progress(t.name, done, n)
-                )
+                batches = _batches(connection, table, names, partial(_report, progress, table.name, rows))
                 (_write_parquet if file_format == "parquet" else _write_csv)(temporary, table, batches)
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
@@ -75,6 +74,10 @@ def export(
                 temporary.unlink(missing_ok=True)
             written.append(path)
     return written
+
+
+def _report(progress: Callable[[str, int, int], None], name: str, rows: int, done: int) -> None:
+    progress(name, done, rows)
 
 
 class _Names:

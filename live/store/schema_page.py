@@ -26,7 +26,7 @@ python -m live.store export out/ # a Parquet (or CSV) file per table
 ```
 
 - Decimals are exact. SQLite has no decimal type, so there they are text in canonical form (no exponent, no trailing
-  zeros): compare for equality, cast to add up roughly, and leave exact sums to Python. PostgreSQL keeps them as `NUMERIC`.
+  zeros): compare for equality, cast to add up roughly, and leave exact sums to Python. PostgreSQL has `NUMERIC`.
 - Times are UTC milliseconds.
 - An upgrade runs in one transaction: all of it, or nothing. Copy the database before one all the same.
 
@@ -47,7 +47,7 @@ def schema_page() -> str:
 
 
 def _tables() -> Iterator[str]:
-    classes = {mapper.local_table.name: mapper.class_ for mapper in Base.registry.mappers}
+    classes = {str(mapper.class_.__tablename__): mapper.class_ for mapper in Base.registry.mappers}
     yield f"Schema version {schema.head()}.\n"
     for name in sorted(schema.TABLES):
         table = schema.METADATA.tables[name]

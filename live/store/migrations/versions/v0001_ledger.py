@@ -254,7 +254,8 @@ def upgrade() -> None:
             "(exit_ms IS NULL) = (exit_reason = '')", name=op.f("ck_transactions_exit_has_reason")
         ),
         sa.CheckConstraint(
-            "exit_reason IN ('', 'TP_HIT', 'SL_HIT', 'SIGNAL', 'PROTECTIVE_STOP', 'EMERGENCY', 'LIQUIDATION', 'ADL', 'MANUAL')",
+            "exit_reason IN ('', 'TP_HIT', 'SL_HIT', 'SIGNAL', 'PROTECTIVE_STOP', 'EMERGENCY', "
+            "'LIQUIDATION', 'ADL', 'MANUAL')",
             name=op.f("ck_transactions_exit_reason_known"),
         ),
         sa.CheckConstraint("side IN ('LONG', 'SHORT')", name=op.f("ck_transactions_side_known")),
