@@ -60,13 +60,12 @@ def owner_of(fill: Fill) -> str | None:
 
 def check_fill(fill: Fill) -> None:
     """Raise a LedgerError for a fill that cannot be true."""
-    for name, value in (
-        ("quantity", fill.quantity),
-        ("price", fill.price),
-        ("commission", fill.commission),
-        ("realized_pnl", fill.realized_pnl),
-    ):
-        if not isinstance(value, Decimal) or not value.is_finite():
+    money = (fill.quantity, fill.price, fill.commission, fill.realized_pnl)
+    for value in money:
+        if value.__class__ is not Decimal or not value.is_finite():
+            name = ("quantity", "price", "commission", "realized_pnl")[
+                [one is value for one in money].index(True)
+            ]
             raise LedgerError(f"fill {key_of_fill(fill)}: {name} is {value!r}; it must be a finite Decimal")
     if fill.quantity <= 0 or fill.price <= 0:
         raise LedgerError(
@@ -105,8 +104,10 @@ def same_fill(known: Fill, seen: Fill) -> Fill:
 
 def event_of(fill: Fill, owner: str | None) -> FillEvent:
     """A fill as the fold needs it."""
+    # copy_negate, because an operator would round to the precision of whoever calls.
+    signed = fill.quantity if fill.side == "BUY" else fill.quantity.copy_negate()
     return FillEvent(
-        fill.time_ms, fill.trade_id, owner, fill.signed_quantity, fill.price, fill.commission, fill.commission_asset,
+        fill.time_ms, fill.trade_id, owner, signed, fill.price, fill.commission, fill.commission_asset,
         fill.realized_pnl, fill.client_order_id,
     )  # fmt: skip
 
@@ -254,8 +255,9 @@ def insert_income(connection: Connection, names: Names, income: Iterable[Income]
             insert(table)
             .values(**key, amount_usdt=one.amount_usdt, rate=one.rate, mark_price=one.mark_price)
             .on_conflict_do_nothing()
+            .returning(table.id)
         )
-        if connection.execute(statement).rowcount:
+        if connection.execute(statement).first() is not None:
             new.append(one)
             continue
         known = connection.execute(select(table.amount_usdt).filter_by(**key)).scalar_one()
@@ -283,7 +285,7 @@ def read_events(
     waiting = 0
     owners: dict[int | None, str | None] = {None: None}
     is_text = connection.dialect.name == "sqlite"
-    fills = connection.execution_options(yield_per=_AT_ONCE).execute(_EVENTS, where)
+    fills = connection.execute(_EVENTS, where, execution_options={"yield_per": _AT_ONCE})
     for (
         time_ms,
         trade_id,

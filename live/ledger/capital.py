@@ -91,7 +91,8 @@ def insert_transfers(connection: Connection, names: Names, transfers: Sequence[T
             "kind": one.kind,
             "note": one.note,
         }
-        if connection.execute(insert(TransferRow).values(values).on_conflict_do_nothing()).rowcount:
+        written = insert(TransferRow).values(values).on_conflict_do_nothing().returning(TransferRow.id)
+        if connection.execute(written).first() is not None:
             new.append(one)
             continue
         known = connection.execute(select(TransferRow.amount_usdt).filter_by(**key)).scalar_one()

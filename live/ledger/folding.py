@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, insert, or_, select
 
@@ -22,6 +22,13 @@ Mark = tuple[Decimal, int]
 
 STATE_FIELDS = tuple(one.name for one in fields(PositionState))
 _NET_FIELDS = ("net_quantity", "net_cost", "net_realized", "net_fees", "net_income")
+
+
+class Newest(NamedTuple):
+    """The newest snapshot of a book: how many entries it holds, up to and with which millisecond; zeros for none."""
+
+    events: int = 0
+    time_ms: int = 0
 
 
 def chunks(events: Iterable[Event], size: int) -> Iterator[list[Event]]:
@@ -77,10 +84,12 @@ def all_snapshots(connection: Connection, names: Names, exchange: str, symbol: s
     return [_restore(connection, names, Book(exchange, symbol), one) for one in found]
 
 
-def save_snapshot(connection: Connection, names: Names, book: Book) -> None:
-    """Keep a book as it is after its last entry; every entry of that millisecond must be in it."""
-    if book.last is None:
-        return
+def save_snapshot(connection: Connection, names: Names, book: Book) -> Newest:
+    """Keep a book, which must not be empty, as it is after its last entry.
+
+    An entry of that millisecond that comes later makes the snapshot void (`Newest.time_ms`).
+    """
+    assert book.last is not None
     exchange_id = names.exchange(connection, book.exchange)
     connection.execute(
         delete(Snapshot).where(
@@ -112,6 +121,7 @@ def save_snapshot(connection: Connection, names: Names, book: Book) -> None:
     ]
     if rows:
         connection.execute(insert(Position), rows)
+    return Newest(book.events, book.last[0])
 
 
 def fold_on(
@@ -121,9 +131,9 @@ def fold_on(
     events: Iterable[Event],
     *,
     every: int,
-    snapshot_at: int,
+    newest: Newest,
     mark: Mark | None,
-) -> int:
+) -> Newest:
     """Fold entries into a book and write what follows: snapshots, parts, round trips.
 
     Args:
@@ -132,27 +142,26 @@ def fold_on(
         book: changed in place.
         events: in order, all after the book's last.
         every: entries between two snapshots.
-        snapshot_at: how many entries the newest snapshot holds.
+        newest: the newest snapshot.
         mark: last price of the contract.
 
     Returns:
-        how many entries the newest snapshot holds now.
+        the newest snapshot now.
     """
     for chunk in chunks(events, every):
         derived = Derived()
         book.fold(chunk, derived)
         write_parts(connection, names, book, derived.parts)
         write_trips(connection, names, book, derived.trips, mark)
-        if book.events - snapshot_at >= every:
-            save_snapshot(connection, names, book)
-            snapshot_at = book.events
+        if book.events - newest.events >= every:
+            newest = save_snapshot(connection, names, book)
     write_trips(connection, names, book, book.open_trips(), mark)
-    return snapshot_at
+    return newest
 
 
 def refold(
     connection: Connection, names: Names, book: Book, from_ms: int, *, every: int, mark: Mark | None
-) -> tuple[Book, int]:
+) -> tuple[Book, Newest]:
     """Fold a book again from the newest snapshot before a moment; what was derived since is made anew."""
     exchange_id = names.exchange(connection, book.exchange)
     connection.execute(
@@ -177,8 +186,8 @@ def refold(
         )
     )
     events = read_events(connection, names, book.exchange, book.symbol, after_ms=after_ms)
-    at = fold_on(connection, names, fresh, events, every=every, snapshot_at=fresh.events, mark=mark)
-    return fresh, at
+    newest = Newest(fresh.events, after_ms)
+    return fresh, fold_on(connection, names, fresh, events, every=every, newest=newest, mark=mark)
 
 
 def write_parts(connection: Connection, names: Names, book: Book, parts: Sequence[Part]) -> None:

@@ -30,7 +30,7 @@ from live.ledger.booking import (
 )
 from live.ledger.capital import Capital, Transfer, insert_transfers, move_cursors, read_capital, read_cursor
 from live.ledger.entries import MANUAL, Cursor, Event, Income, IncomeEvent, base_asset, key_of
-from live.ledger.folding import Mark, fold_on, load_book, refold, save_snapshot, write_trips
+from live.ledger.folding import Mark, Newest, fold_on, load_book, refold, save_snapshot, write_trips
 from live.ledger.positions import PositionState
 from live.store import models
 from live.store.database import Store
@@ -56,11 +56,11 @@ class Recorded:
 
 @dataclass(slots=True)
 class _Kept:
-    """A book in memory. `version` is that of its row; `snapshot_at` counts the entries of its newest snapshot."""
+    """A book in memory. `version` is that of its row; `newest` is its newest snapshot."""
 
     book: Book
     version: int
-    snapshot_at: int
+    newest: Newest
 
 
 class Ledger:
@@ -120,7 +120,7 @@ class Ledger:
     def _load(self, connection: Connection, exchange: str, symbol: str) -> _Kept:
         row = connection.execute(self._book_row(connection, exchange, symbol)).one()
         book = load_book(connection, self._names, exchange, symbol)
-        snapshot_at = book.events
+        events = book.events
         after_ms = book.last[0] if book.last else 0
         book.fold(read_events(connection, self._names, exchange, symbol, after_ms=after_ms), Derived())
         if book.events != row.fills + row.income:
@@ -128,7 +128,7 @@ class Ledger:
                 f"{exchange} {symbol}: {book.events} entries by the fold, {row.fills + row.income} by its book; rows "
                 "were added or deleted behind the ledger's back; run: python -m live.store check"
             )
-        return _Kept(book, row.version, snapshot_at)
+        return _Kept(book, row.version, Newest(events, after_ms))
 
     def _book_row(self, connection: Connection, exchange: str, symbol: str) -> Any:
         return select(models.Book).where(
@@ -260,19 +260,22 @@ class Ledger:
     ) -> None:
         kept = self._books[key]
         book, mark = kept.book, self._marks.get(key)
-        late = book.last is not None and bool(events) and key_of(events[0]) <= book.last
+        late = bool(events) and (
+            events[0].time_ms <= kept.newest.time_ms
+            or (book.last is not None and key_of(events[0]) <= book.last)
+        )
         if late or changed_from is not None:
             from_ms = min([event.time_ms for event in events[:1]] + ([changed_from] if changed_from else []))
-            book, snapshot_at = refold(connection, self._names, book, from_ms, every=self._every, mark=mark)
+            book, newest = refold(connection, self._names, book, from_ms, every=self._every, mark=mark)
         else:
             book = book.copy()
-            snapshot_at = fold_on(
+            newest = fold_on(
                 connection,
                 self._names,
                 book,
                 events,
                 every=self._every,
-                snapshot_at=kept.snapshot_at,
+                newest=kept.newest,
                 mark=mark,
             )
         counted = sum(isinstance(event, IncomeEvent) for event in events)
@@ -286,7 +289,7 @@ class Ledger:
                 income=row.income + counted,
             )
         )
-        self._books[key] = _Kept(book, kept.version + 1, snapshot_at)
+        self._books[key] = _Kept(book, kept.version + 1, newest)
 
     def snapshot(self) -> None:
         """Keep all books as they are now, so that the next start folds nothing."""
@@ -294,9 +297,9 @@ class Ledger:
             for key in sorted(self._books):
                 self._claim(connection, key)
                 kept = self._books[key]
-                if kept.book.events != kept.snapshot_at:
-                    save_snapshot(connection, self._names, kept.book)
-                    self._books[key] = _Kept(kept.book, kept.version, kept.book.events)
+                if kept.book.events != kept.newest.events:
+                    newest = save_snapshot(connection, self._names, kept.book)
+                    self._books[key] = _Kept(kept.book, kept.version, newest)
 
     # Capital
 

@@ -154,16 +154,20 @@ def _fills(where: Where) -> Select[Any]:
 
 def _parts(where: Where) -> Select[Any]:
     fill, part = models.Fill, models.Allocation
-    statement: Select[Any] = (
-        select(
-            fill.id.label("fill_id"), part.quantity.label("part_quantity"), part.amount.label("part_amount")
-        )
-        .join(
-            fill,
-            (fill.exchange_id == part.exchange_id)
-            & (fill.symbol == part.symbol)
-            & (fill.trade_id == part.reference),
-        )
+    columns: tuple[Any, ...] = (
+        fill.id.label("fill_id"),
+        part.quantity.label("part_quantity"),
+        part.amount.label("part_amount"),
+    )
+    of_fill = (
+        (fill.exchange_id == part.exchange_id)
+        & (fill.symbol == part.symbol)
+        & (fill.trade_id == part.reference)
+    )
+    return (
+        select(*columns)
+        .select_from(part)
+        .join(fill, of_fill)
         .join(models.Account, models.Account.id == part.account_id)
         .where(part.kind == "FILL", models.Account.name == where.agent, *_restrict(where, fill, fill.time_ms))
     )

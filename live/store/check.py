@@ -39,9 +39,9 @@ def check(store: Store, progress: Progress = lambda _: None) -> list[Finding]:
         problem = f"schema {version or 'none'}, this program needs {schema.head()}; run: python -m live.store upgrade"
         return [Finding("schema", str(version), problem)]
     different = schema.differences(store)
-    findings = [
-        Finding("schema", version, f"the tables differ from the models: {different}" if different else "")
-    ]
+    if different:
+        return [Finding("schema", version, f"the tables are not those of this schema: {different[0]}")]
+    findings = [Finding("schema", version)]
     for name, look in (
         ("pages", _pages),
         ("references", _references),

@@ -100,7 +100,7 @@ def _batches(
     own = [column.name for column in table.columns]
     statement = select(table).order_by(*table.primary_key.columns)
     done = 0
-    result = connection.execution_options(yield_per=_AT_ONCE).execute(statement)
+    result = connection.execute(statement, execution_options={"yield_per": _AT_ONCE})
     json_at = [index for index, column in enumerate(table.columns) if isinstance(column.type, JsonText)]
     for partition in result.partitions():
         batch = []

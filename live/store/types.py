@@ -26,7 +26,9 @@ def decimal_text(value: Decimal) -> str:
         raise StoreError(f"{value} cannot be stored; money and quantities are finite")
     if not value:
         return "0"
-    text = format(value, "f")
+    text = str(value)  # in most cases canonical already, and faster than format
+    if "E" in text:
+        text = format(value, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
