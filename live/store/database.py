@@ -57,9 +57,12 @@ def parse_url(text: str) -> URL:
 
 
 def safe_url(url: URL) -> str:
-    """A URL for people: without the password, wherever in it that stands."""
-    query = {key: "***" if _SECRET_KEYS.search(key) else value for key, value in url.query.items()}
-    return url.set(query=query).render_as_string(hide_password=True)
+    """A URL for people: without the password, and without options, among which may be another."""
+    return _bare(url).render_as_string(hide_password=True)
+
+
+def _bare(url: URL) -> URL:
+    return url.set(query={name: value for name, value in url.query.items() if name == "host"})
 
 
 class Store:
@@ -219,7 +222,10 @@ def _engine(url: URL, busy_timeout_s: float, in_memory: bool) -> Engine:
                 raise StoreError(f"cannot make the folder of {url.database}: {error.strerror}") from error
             options = {"connect_args": connect}
     else:
-        options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
+        # Options go to the driver, not into the engine's URL, which SQLAlchemy shows.
+        given = {name: value for name, value in url.query.items() if name != "host"}
+        options = {"connect_args": {"connect_timeout": 10, **given}, "pool_pre_ping": True}
+        url = _bare(url)
     return create_engine(url, hide_parameters=True, **options)
 
 

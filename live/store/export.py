@@ -84,8 +84,8 @@ class _Names:
     def __init__(self, connection: Connection) -> None:
         tables = schema.METADATA.tables
         exchanges, accounts = tables["exchanges"], tables["accounts"]
-        self.exchange = dict(connection.execute(select(exchanges.c.id, exchanges.c.name)).tuples().all())
-        self.agent = dict(connection.execute(select(accounts.c.id, accounts.c.name)).tuples().all())
+        self.exchange = {row.id: row.name for row in connection.execute(select(exchanges))}
+        self.agent = {row.id: row.name for row in connection.execute(select(accounts))}
 
 
 def _columns(table: Table) -> list[str]:

@@ -80,7 +80,9 @@ class DecisionRow(Base):
     time_ms: Mapped[int] = moment("Close of the candle that was decided on.")
     symbol: Mapped[str] = text("Contract that the decision names; empty for none.", 32)
     action: Mapped[str] = text("`OPEN_POSITION`, `CLOSE_POSITION` or `HOLD`: what was carried out.", 16)
-    decision: Mapped[Any] = json_text("The parsed decision, empty where it could not be parsed.")
+    decision: Mapped[Any] = json_text(
+        "The parsed decision, empty where it could not be parsed.", nullable=True
+    )
     verdict: Mapped[str] = text("What became of it; all but `ACCEPTED` and `REDUCED` end in a hold.", 16)
     reason: Mapped[str] = text("The check, the limit or the error behind the verdict.", None)
     provider: Mapped[str] = text("Provider.")

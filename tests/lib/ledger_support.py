@@ -9,6 +9,8 @@ from fractions import Fraction
 from typing import Any
 
 from envs.account import Fill, Side
+from live.ledger import MANUAL, Cursor, Income, Ledger, Transfer
+from live.store import Decision, Emergency, Equity, Journal, OrderRecord, Store
 
 T0 = 1_700_000_000_000
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -105,3 +107,27 @@ class Reference:
             signed -= closing
         self.quantity += signed
         self.cost += signed * price
+
+
+def fill_with_everything(store: Store) -> Ledger:
+    """At least a row in every table."""
+    ledger = Ledger(store, snapshot_every=20)
+    ledger.record_transfers([Transfer("paper", MANUAL, Decimal(1000), T0, "opening", note="start")])
+    fills = random_fills(80, seed=1)
+    ledger.record_batch(
+        fills,
+        [Income("paper", "BTCUSDT", fills[50].time_ms, Decimal("-0.12"), "f1")],
+        cursors=[Cursor("paper", "fills", fills[-1].time_ms, fills[-1].trade_id, fills[-1].symbol)],
+    )
+    journal = Journal(store)
+    journal.orders(
+        [OrderRecord("paper", "BTCUSDT", "1", "c1", "BUY", "MARKET", Decimal(1), "NEW", T0, T0, agent="sac")]
+    )
+    journal.decide(
+        Decision("paper", "LLM-A", T0, "HOLD", "INVALID", "anthropic", "m", "abc", decision={"a": 1})
+    )
+    journal.equity([Equity("paper", "sac", T0, *map(Decimal, ("99.5", "0.5", "100", "101", "0.01")))])
+    journal.emergency(
+        Emergency("paper", T0, "drawdown", *map(Decimal, ("0.2", "100", "80", "79")), tries=1, succeeded=True)
+    )
+    return ledger

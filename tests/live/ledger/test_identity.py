@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 from decimal import ROUND_HALF_EVEN, Decimal
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_support import SYMBOLS, T0, fill, random_fills
 
@@ -50,6 +50,7 @@ class RoundingExchange:
         return {symbol: quantity for symbol, (quantity, _) in self.held.items()}
 
 
+@settings(max_examples=8)
 @given(st.integers(0, 10**9))
 def test_nothing_is_lost_between_the_agents_and_the_exchange(seed: int) -> None:
     dice = random.Random(seed)

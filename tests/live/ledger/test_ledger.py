@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_support import SYMBOLS, T0, fill, random_fills
 from sqlalchemy import text
@@ -153,6 +153,7 @@ def shared() -> Iterator[Store]:
 _EXAMPLES = count()
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 10**9), st.integers(1, 40), st.integers(1, 12), st.randoms(use_true_random=False))
 def test_order_duplicates_and_snapshots_do_not_matter(
     shared: Store, seed: int, number: int, every: int, dice: random.Random

@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_support import T0, fill, random_fills
+from ledger_support import fill, fill_with_everything
 from sqlalchemy import CheckConstraint, create_engine, inspect, text
 
 from envs.errors import StoreError
-from live.ledger import MANUAL, Cursor, Income, Ledger, Transfer
-from live.store import Decision, Emergency, Equity, Journal, OrderRecord, Store, schema
+from live.ledger import Ledger
+from live.store import Store, schema
 from live.store.check import check
 from live.store.schema_page import schema_page
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def fill_with_everything(store: Store) -> Ledger:
-    """At least a row in every table."""
-    ledger = Ledger(store, snapshot_every=20)
-    ledger.record_transfers([Transfer("paper", MANUAL, Decimal(1000), T0, "opening", note="start")])
-    fills = random_fills(80, seed=1)
-    ledger.record_batch(
-        fills,
-        [Income("paper", "BTCUSDT", fills[50].time_ms, Decimal("-0.12"), "f1")],
-        cursors=[Cursor("paper", "fills", fills[-1].time_ms, fills[-1].trade_id, fills[-1].symbol)],
-    )
-    journal = Journal(store)
-    journal.orders(
-        [OrderRecord("paper", "BTCUSDT", "1", "c1", "BUY", "MARKET", Decimal(1), "NEW", T0, T0, agent="sac")]
-    )
-    journal.decide(
-        Decision("paper", "LLM-A", T0, "HOLD", "INVALID", "anthropic", "m", "abc", decision={"a": 1})
-    )
-    journal.equity([Equity("paper", "sac", T0, *map(Decimal, ("99.5", "0.5", "100", "101", "0.01")))])
-    journal.emergency(
-        Emergency("paper", T0, "drawdown", *map(Decimal, ("0.2", "100", "80", "79")), tries=1, succeeded=True)
-    )
-    return ledger
 
 
 def contents(store: Store, tables: tuple[str, ...] = schema.TABLES) -> dict[str, list[Any]]:
@@ -123,36 +98,38 @@ def test_every_column_says_what_it_means() -> None:
             assert column.info["meaning"].endswith((".", ")", "`")), f"{table.name}.{column.name}"
 
 
-@pytest.mark.parametrize(
-    ("statement", "constraint"),
-    [
-        ("UPDATE fills SET quantity = '0'", "quantity_above_zero"),
-        ("UPDATE fills SET price = '-1'", "price_above_zero"),
-        ("UPDATE fills SET side = 'HOLD'", "side_known"),
-        ("UPDATE fills SET time_ms = 0", "time_ms"),
-        ("UPDATE fills SET trade_id = ''", "key_given"),
-        ("UPDATE fills SET exchange_id = 77", "(?i)foreign key"),
-        ("UPDATE funding SET kind = 'GIFT'", "kind_known"),
-        ("UPDATE transfers SET amount_usdt = '0'", "amount_not_zero"),
-        ("UPDATE transactions SET exit_ms = 5 WHERE exit_ms IS NOT NULL", "exit_after_entry"),
-        ("UPDATE transactions SET exit_reason = ''  WHERE exit_ms IS NOT NULL", "exit_has_reason"),
-        ("UPDATE decisions SET verdict = 'MAYBE'", "verdict_known"),
-        ("UPDATE orders SET quantity = '-1'", "quantity_not_negative"),
-        ("DELETE FROM accounts", "(?i)foreign key"),
-        (
-            "INSERT INTO fills SELECT 999, exchange_id, symbol, trade_id, order_id, client_order_id, account_id, side, "
-            "quantity, price, quote_quantity, commission, commission_asset, realized_pnl, maker, time_ms FROM fills "
-            "WHERE id = 1",
-            "(?i)unique",
-        ),
-    ],
-)
-def test_the_database_refuses_what_cannot_be(store: Store, statement: str, constraint: str) -> None:
+IMPOSSIBLE = [
+    ("UPDATE fills SET quantity = '0'", "quantity_above_zero"),
+    ("UPDATE fills SET price = '-1'", "price_above_zero"),
+    ("UPDATE fills SET side = 'HOLD'", "side_known"),
+    ("UPDATE fills SET time_ms = 0", "time_ms"),
+    ("UPDATE fills SET trade_id = ''", "key_given"),
+    ("UPDATE fills SET exchange_id = 77", "(?i)foreign key"),
+    ("UPDATE funding SET kind = 'GIFT'", "kind_known"),
+    ("UPDATE transfers SET amount_usdt = '0'", "amount_not_zero"),
+    ("UPDATE transactions SET exit_ms = 5 WHERE exit_ms IS NOT NULL", "exit_after_entry"),
+    ("UPDATE transactions SET exit_reason = ''  WHERE exit_ms IS NOT NULL", "exit_has_reason"),
+    ("UPDATE decisions SET verdict = 'MAYBE'", "verdict_known"),
+    ("UPDATE orders SET quantity = '-1'", "quantity_not_negative"),
+    ("DELETE FROM accounts", "(?i)foreign key"),
+    (
+        "INSERT INTO fills SELECT 999, exchange_id, symbol, trade_id, order_id, client_order_id, account_id, side, "
+        "quantity, price, quote_quantity, commission, commission_asset, realized_pnl, maker, time_ms FROM fills "
+        "WHERE id = 1",
+        "(?i)unique",
+    ),
+]
+
+
+def test_the_database_refuses_what_cannot_be(store: Store) -> None:
     fill_with_everything(store)
-    if store.is_sqlite is False:
-        statement = re.sub(r"= '(-?\d+)'", r"= \1", statement)
-    with pytest.raises(StoreError, match=constraint), store.write() as connection:
-        connection.execute(text(statement))
+    before = contents(store)
+    for statement, constraint in IMPOSSIBLE:
+        if not store.is_sqlite:
+            statement = re.sub(r"= '(-?\d+)'", r"= \1", statement)
+        with pytest.raises(StoreError, match=constraint), store.write() as connection:
+            connection.execute(text(statement))
+    assert contents(store) == before
 
 
 def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:

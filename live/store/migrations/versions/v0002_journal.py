@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.Column("time_ms", sa.BigInteger(), nullable=False),
         sa.Column("symbol", sa.String(length=32), nullable=False),
         sa.Column("action", sa.String(length=16), nullable=False),
-        sa.Column("decision", JSON, nullable=False),
+        sa.Column("decision", JSON, nullable=True),
         sa.Column("verdict", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("provider", sa.String(length=64), nullable=False),
