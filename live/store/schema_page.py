@@ -34,7 +34,7 @@ python -m live.store export out/ # a Parquet (or CSV) file per table
 import pandas as pd
 
 fills = pd.read_parquet("out/fills.parquet")
-fills["quantity"] = fills["quantity"].astype(float)   # text, exactly; float where that is good enough
+fills["quantity"] = fills["quantity"].astype(float)  # text, exactly; float where that is good enough
 fills["time"] = pd.to_datetime(fills["time_ms"], unit="ms", utc=True)
 print(fills.groupby(["agent", "symbol"])["quantity"].sum())
 ```
