@@ -63,7 +63,8 @@ class AccountReader:
     async def set_leverage(self, symbol: str, leverage: int) -> None:
         """Set a symbol's leverage."""
         reply = await self._rest.read("futures_change_leverage", symbol=symbol, leverage=leverage)
-        self.know_leverage(symbol, int(reply["leverage"]))
+        with parse.reading("an answer about leverage"):
+            self.know_leverage(symbol, int(reply["leverage"]))
 
     def know_leverage(self, symbol: str, leverage: int) -> None:
         """Remember a leverage setting: the listings of the account do not tell it."""
@@ -80,9 +81,10 @@ class AccountReader:
                 self._rest.read("futures_account", version=3),
                 self._rest.read("futures_position_information"),
             )
-            listed = {(row["symbol"], decimal_of(row["positionAmt"])) for row in summary["positions"]}
-            rows = {row["symbol"]: row for row in risks if decimal_of(row["positionAmt"])}
-            held = {(symbol, decimal_of(row["positionAmt"])) for symbol, row in rows.items()}
+            with parse.reading("an account"):
+                listed = {(row["symbol"], decimal_of(row["positionAmt"])) for row in summary["positions"]}
+                rows = {row["symbol"]: row for row in risks if decimal_of(row["positionAmt"])}
+                held = {(symbol, decimal_of(row["positionAmt"])) for symbol, row in rows.items()}
             if {one for one in listed if one[1]} == held:
                 break
         else:
@@ -91,21 +93,26 @@ class AccountReader:
                 f"something trades on it without pause. Read it again later"
             )
         await self._learn_leverage(rows)
-        usdt: Json = next((row for row in summary["assets"] if row["asset"] == "USDT"), {})
-        return ExchangeAccount(
-            time_ms=self._rest.clock.now_ms(),
-            wallet_usdt=decimal_of(usdt.get("walletBalance")),
-            available_usdt=decimal_of(usdt.get("availableBalance")),
-            initial_margin_usdt=decimal_of(summary["totalInitialMargin"]),
-            maintenance_margin_usdt=decimal_of(summary["totalMaintMargin"]),
-            positions={symbol: parse.position(row, self._leverage[symbol]) for symbol, row in rows.items()},
-        )
+        with parse.reading("an account"):
+            usdt: Json = next((row for row in summary["assets"] if row["asset"] == "USDT"), {})
+            return ExchangeAccount(
+                time_ms=self._rest.clock.now_ms(),
+                wallet_usdt=decimal_of(usdt.get("walletBalance")),
+                available_usdt=decimal_of(usdt.get("availableBalance")),
+                initial_margin_usdt=decimal_of(summary["totalInitialMargin"]),
+                maintenance_margin_usdt=decimal_of(summary["totalMaintMargin"]),
+                positions={
+                    symbol: parse.position(row, self._leverage[symbol]) for symbol, row in rows.items()
+                },
+            )
 
     async def _learn_leverage(self, symbols: Iterable[str]) -> None:
         if all(symbol in self._leverage for symbol in symbols):
             return
-        for row in await self._rest.read("futures_symbol_config"):
-            self.know_leverage(str(row["symbol"]), int(row["leverage"]))
+        rows = await self._rest.read("futures_symbol_config")
+        with parse.reading("the symbols' settings"):
+            for row in rows:
+                self.know_leverage(str(row["symbol"]), int(row["leverage"]))
 
     async def check_withdrawals_disabled(self) -> None:
         """Raise a CredentialsError unless the API key provably cannot withdraw.

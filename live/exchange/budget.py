@@ -171,6 +171,10 @@ class RequestBudget:
         else:
             self._held_until_s = max(self._held_until_s, until_s)
 
+    def forgive(self) -> None:
+        """Forget bans and pauses; for who knows that they are over."""
+        self._banned_until_s = self._held_until_s = self._orders_held_until_s = 0.0
+
     async def admit(self, cost: Cost, urgency: Urgency, patience_s: float) -> None:
         """Wait until a request may be sent, and count it as sent; `settle` it when it has ended.
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from envs.account import Order
 from envs.instruments import Instrument
 from live.exchange import filters
-from live.exchange.parse import Json, decimal_of
+from live.exchange.parse import Json, decimal_of, reading
 from live.exchange.records import TriggerOrder, TriggerReport
 from live.exchange.rest import BinanceRest
 
@@ -48,7 +48,8 @@ class OrderChecks:
         if price is not None and order.quantity * price >= filters.NEAR * instrument.min_notional_usdt:
             return
         reply = await self._rest.read("futures_mark_price", symbol=order.symbol)
-        mark = decimal_of(reply["markPrice"])
+        with reading("a mark price"):
+            mark = decimal_of(reply["markPrice"])
         filters.check_notional(order, instrument, mark)
         if price is not None:
             filters.check_percent_price(order, instrument, price, mark)
@@ -72,7 +73,8 @@ class OrderChecks:
 
     def count(self, rows: Sequence[Json]) -> None:
         """All trigger orders of the account were read."""
-        there = {str(row["clientAlgoId"]) for row in rows}
+        with reading("the open orders"):
+            there = {str(row["clientAlgoId"]) for row in rows}
         self._own = {name: symbol for name, symbol in self._own.items() if name in there}
         self._others = len(there) - len(self._own)
 

@@ -6,7 +6,7 @@ treat both alike; `http_status` is None, because nothing was sent.
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import NoReturn
 
 from envs.account import Order
@@ -41,7 +41,7 @@ def check_notional(order: Order, instrument: Instrument, price: Decimal) -> None
     notional, least = order.quantity * price, instrument.min_notional_usdt
     if order.reduce_only or notional >= least:
         return
-    steps = -(-least // (price * instrument.step_size))
+    steps = (least / (price * instrument.step_size)).to_integral_value(rounding=ROUND_CEILING)
     _refuse(
         f"{order.side.value} {plain(order.quantity)} {order.symbol}",
         "MIN_NOTIONAL",

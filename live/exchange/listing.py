@@ -52,11 +52,10 @@ class Listing:
         for symbol, entry, fee in zip(symbols, entries, fees, strict=True):
             if isinstance(fee, BaseException):
                 raise fee
+            with parse.reading(f"the fees of {symbol}"):
+                maker, taker = (decimal_of(fee[f"{one}CommissionRate"]) for one in ("maker", "taker"))
             found[symbol] = parse.instrument(
-                entry,
-                brackets.get(symbol, ()),
-                maker_fee=decimal_of(fee["makerCommissionRate"]),
-                taker_fee=decimal_of(fee["takerCommissionRate"]),
+                entry, brackets.get(symbol, ()), maker_fee=maker, taker_fee=taker
             )
         return found
 
@@ -72,8 +71,9 @@ class Listing:
 
     async def _listed(self) -> dict[str, Json]:
         reply = await self._rest.read("futures_exchange_info")
-        self._rest.budget.learn_limits(reply.get("rateLimits"))
-        return {str(entry["symbol"]): entry for entry in reply["symbols"]}
+        with parse.reading("its list of contracts"):
+            self._rest.budget.learn_limits(reply.get("rateLimits"))
+            return {str(entry["symbol"]): entry for entry in reply["symbols"]}
 
     def _checked(self, symbol: str, listed: Mapping[str, Json]) -> Json:
         entry = listed.get(symbol)

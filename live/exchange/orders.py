@@ -179,7 +179,8 @@ class Orders:
         )
         if symbol is None:
             self._checks.count(triggers)
-        return [parse.open_order(row) for row in (*ordinary, *triggers)]
+        with parse.reading("the open orders"):
+            return [parse.open_order(row) for row in (*ordinary, *triggers)]
 
     async def cancel_all(self, symbol: str) -> None:
         """Cancel resting orders of both kinds: the exchange's cancel-all leaves triggers alone."""

@@ -5,7 +5,8 @@ Raises `ExchangeError` (`_malformed`) when a field that is needed is missing or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -34,6 +35,15 @@ def malformed(what: str, error: Exception) -> ExchangeError:
         f"the exchange sent {what} that cannot be read ({type(error).__name__}: {error}); "
         f"its protocol may have changed"
     )
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn a field that is missing, or is not what it should be, into the exchange's error about `what`."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, InvalidOperation) as error:
+        raise malformed(what, error) from error
 
 
 def decimal_of(value: object) -> Decimal:
@@ -288,7 +298,8 @@ def open_order(reply: Json) -> OpenOrder:
             client_order_id=str(reply["clientAlgoId" if is_trigger else "clientOrderId"]),
             order_id=str(reply["algoId" if is_trigger else "orderId"]),
             side=Side(reply["side"]),
-            type=str(reply["orderType" if is_trigger else "type"]),
+            # Both names have been seen for the type of an algo order.
+            type=str(reply["orderType" if "orderType" in reply else "type"]),
             quantity=decimal_of(reply.get("quantity" if is_trigger else "origQty")),
             executed_quantity=decimal_of(reply.get("executedQty")),
             price=decimal_of(reply["triggerPrice"]) if is_trigger else limit,

@@ -34,6 +34,7 @@ from live.exchange.base import RetryPolicy
 from live.exchange.budget import RequestBudget, Urgency, present_urgency
 from live.exchange.clock import ExchangeClock
 from live.exchange.error_codes import TOO_MANY_ORDERS, Outcome, rule_for
+from live.exchange.parse import reading
 from live.exchange.weights import cost_of
 from live.settings import MASK, Credentials, Venue
 
@@ -214,7 +215,9 @@ class BinanceRest:
 
     async def server_time_ms(self) -> int:
         """The exchange's clock, UTC ms."""
-        server_ms = int((await self.read("futures_time"))["serverTime"])
+        reply = await self.read("futures_time")
+        with reading("its time"):
+            server_ms = int(reply["serverTime"])
         self.clock.observe(server_ms)
         return server_ms
 

@@ -83,9 +83,11 @@ class Trades:
             rows = await self._from_id(symbol, int(from_id))
         else:
             rows = await self._since(symbol, since_ms)
-        by_id = {int(row["id"]): row for row in rows}
-        kept = [by_id[trade_id] for trade_id in sorted(by_id)]
-        await self._learn_client_ids(symbol, {str(row["orderId"]) for row in kept})
+        with parse.reading("the trades"):
+            by_id = {int(row["id"]): row for row in rows}
+            kept = [by_id[trade_id] for trade_id in sorted(by_id)]
+            order_ids = {str(row["orderId"]) for row in kept}
+        await self._learn_client_ids(symbol, order_ids)
         return [
             parse.fill(
                 row,
@@ -135,8 +137,9 @@ class Trades:
             rows: list[parse.Json] = await self._rest.read(
                 "futures_get_all_orders", symbol=symbol, orderId=min(int(one) for one in unknown), limit=PAGE
             )
-            for row in rows:
-                self.know_order(symbol, str(row["orderId"]), str(row["clientOrderId"]))
+            with parse.reading("the orders"):
+                for row in rows:
+                    self.know_order(symbol, str(row["orderId"]), str(row["clientOrderId"]))
             unknown = [one for one in unknown if (symbol, one) not in self._client_ids]
         for first in range(0, len(unknown), _LOOK_UPS_AT_ONCE):
             batch = unknown[first : first + _LOOK_UPS_AT_ONCE]
@@ -151,7 +154,8 @@ class Trades:
             # Orders are forgotten after 90 days; their trades are not. Such a fill has no known owner.
             self.know_order(symbol, order_id, "")
             return
-        self.know_order(symbol, order_id, str(reply["clientOrderId"]))
+        with parse.reading("an order"):
+            self.know_order(symbol, order_id, str(reply["clientOrderId"]))
 
     async def funding_payments(self, since_ms: int) -> list[FundingPayment]:
         """Funding booked since a time, ascending."""

@@ -43,6 +43,7 @@ class FaultyExchange:
     def __init__(self) -> None:
         self.faults: deque[tuple[str, ...]] = deque()
         self.get_faults: deque[web.Response | str] = deque()
+        self.every: Callable[[], web.Response | str] | None = None
         self.orders: dict[str, dict[str, Any]] = {}
         self.trades: list[dict[str, Any]] = []
         self.hide_orders_until_s = 0.0
@@ -138,9 +139,12 @@ class FaultyExchange:
 
     async def _faulty(self, request: web.Request) -> web.StreamResponse | None:
         self.gets.append(request.path)
-        if not self.get_faults:
+        if self.every is not None:
+            fault = self.every()
+        elif self.get_faults:
+            fault = self.get_faults.popleft()
+        else:
             return None
-        fault = self.get_faults.popleft()
         if not isinstance(fault, str):
             return fault
         if fault == "cut":
@@ -252,6 +256,8 @@ class FaultyExchange:
     async def _post(
         self, request: web.Request, params: dict[str, str], accept: Callable[[dict[str, str]], dict[str, Any]]
     ) -> web.StreamResponse:
+        if self.every is not None and (faulty := await self._faulty(request)) is not None:
+            return faulty
         fault = self.faults.popleft() if self.faults else ("accept", "reply")
         order: dict[str, Any] = {}
         if fault[0] == "accept":
