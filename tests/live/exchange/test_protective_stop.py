@@ -33,6 +33,8 @@ FAULTS: tuple[dict[str, Any], ...] = (
     {"kind": "unknown_503", "executed": False},
     {"kind": "unavailable_503"},
     {"kind": "unavailable_503", "count": 9},
+    # Nothing is answered for as long as is asked: whether it rests there stays unknown.
+    {"kind": "unknown_503", "executed": True, "count": 200},
     {"kind": "backend_timeout", "executed": True},
     {"kind": "bus_error", "executed": False},
     {"kind": "html_502", "executed": True},
@@ -159,7 +161,7 @@ def test_at_rest_a_position_has_exactly_one_stop(script: list[Step]) -> None:
 
 
 def test_each_fault_on_each_request_of_a_replacement() -> None:
-    """Every fault strikes the placing, the cancelling and both, of a stop that replaces another."""
+    """Every fault strikes the placing, the cancelling and all requests, of a stop that replaces another."""
     feed = synthetic_feed((SYMBOL,), history=5, seed=2)
     script = []
     for method in ("POST", "DELETE", "*"):
