@@ -27,6 +27,7 @@ from envs.instruments import Instrument
 from envs.planning import to_decimal
 from envs.settings import EnvConfig
 from live.exchange.base import Exchange, OrderReport, client_order_id, parse_client_order_id
+from live.exchange.budget import reducing_risk
 from live.exchange.client_ids import MAX_ATTEMPTS
 from live.live_account import LiveAccount
 from live.triggers import TriggerDesk
@@ -234,6 +235,11 @@ class OrderDesk:
         Raises:
             ExchangeError: nothing was filled, and the account cannot be read.
         """
+        # Also what is read meanwhile may use the share of the exchange's limits that is kept for this.
+        with reducing_risk():
+            return await self._close_all(reason, close_ms, prices)
+
+    async def _close_all(self, reason: str, close_ms: int, prices: Mapping[str, Decimal]) -> Outcome:
         problems: list[ExchangeError] = []
         try:
             await self._account.refresh()

@@ -193,9 +193,12 @@ class BinanceExchange(Exchange):
     ) -> list[Candle]:
         """Closed candles, ascending; see `Exchange.candles`."""
         with naming_unknown_symbol(symbol, self.name):
-            return await self._history.candles(
+            found = await self._history.candles(
                 symbol, interval_ms, limit=limit, start_ms=start_ms, end_ms=end_ms
             )
+        if found and start_ms is None and end_ms is None and symbol not in self._prices:
+            self._note_price(symbol, found[-1].close)
+        return found
 
     async def mark_candles(
         self,

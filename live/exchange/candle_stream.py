@@ -129,7 +129,8 @@ class CandleStream(EventStream[Candle]):
             due_ms = self._next_ms.get(symbol)
             if due_ms is None or open_ms < due_ms:
                 return
-            self._on_price(symbol, float(kline["c"]))
+            if not closed:
+                self._on_price(symbol, float(kline["c"]))
             if open_ms > due_ms:
                 await self._fill(symbol, before_ms=open_ms)
             if closed and open_ms == self._next_ms[symbol]:
@@ -143,6 +144,7 @@ class CandleStream(EventStream[Candle]):
                 f"{self.limit} closed candles wait to be read; whoever reads them is stuck or too slow"
             )
         self._clock.observe(candle.close_time_ms + 1)
+        self._on_price(candle.symbol, candle.close)
         self._next_ms[candle.symbol] = candle.open_time_ms + self._interval_ms
         self.push(candle)
         newest_ms, oldest_ms = max(self._next_ms.values()), min(self._next_ms.values())

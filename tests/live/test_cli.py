@@ -24,6 +24,7 @@ from envs.synthetic import synthetic_candles, synthetic_market
 from live.bridge import LoopThread
 from live.cli import app
 from live.exchange.binance import BinanceExchange
+from live.exchange.orders import Orders
 from live.paper.account import PaperAccount
 from live.paper.feeds import ReplayFeed
 from live.paper.runtime import PaperServer
@@ -526,3 +527,26 @@ def test_nothing_keeps_the_exchange_busy_after_the_end(
         exchange = BinanceExchange(venue, Credentials("paper", "paper"), ("BTCUSDT",))
         bridge.call(exchange.connect())
         bridge.call(exchange.close())
+
+
+def test_the_connections_settings_reach_a_run(
+    external: PaperServer, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("risk: {max_drawdown_fraction: 0.4}\nconnection: {attempts: 2, dead_man_s: 3600}\n")
+    asked: list[tuple[str, int]] = []
+    original = Orders.cancel_later
+
+    async def cancel_later(self: Orders, symbol: str, countdown_ms: int) -> None:
+        asked.append((symbol, countdown_ms))
+        await original(self, symbol, countdown_ms)
+
+    monkeypatch.setattr(Orders, "cancel_later", cancel_later)
+    url = ("--paper", "--paper-url", external.rest_url)
+    ended = command("--agent", "flat", *url, "--steps", "1", "--config", config, "--out", tmp_path / "out")
+    assert ended.returncode == 0, ended.stderr
+    assert asked == [("BTCUSDT", 3_600_000), ("BTCUSDT", 0)]
+    assert external.exchange.engine.accounts["paper"].countdowns == {}
+    config.write_text("connection: {dead_man_s: 3}\n")
+    refused = command("--agent", "flat", *url, "--config", config)
+    assert refused.returncode == 2 and "connection: dead_man_s = 3" in refused.stderr
