@@ -86,10 +86,23 @@ def best_rule(shocks: Floats, *, strength: float, volatility: float, cost: float
 
 
 class Oracle:
-    """The rule, as a policy for one pass through `env`: each call is the next candle's action."""
+    """The rule, as a policy for one pass through `env`: each call is the next candle's action.
+
+    Args:
+        dataset: whose training span the shocks are of.
+        env: what it is to trade.
+        strength, volatility_annual: of the market.
+        shares: how many shares of equity it may hold, evenly spaced from -1 to 1; odd.
+    """
 
     def __init__(
-        self, dataset: Dataset, env: FuturesEnv, *, strength: float, volatility_annual: float
+        self,
+        dataset: Dataset,
+        env: FuturesEnv,
+        *,
+        strength: float,
+        volatility_annual: float,
+        shares: int = 9,
     ) -> None:
         candles = dataset.market.candles[0]
         volatility = volatility_annual * math.sqrt(candles.interval_ms / _YEAR_MS)
@@ -105,7 +118,7 @@ class Oracle:
             strength=strength,
             volatility=volatility,
             cost=cost,
-            shares=np.linspace(-1.0, 1.0, 9),
+            shares=np.linspace(-1.0, 1.0, shares),
         )
         self._momentum = np.empty(len(returns))
         momentum = 0.0
