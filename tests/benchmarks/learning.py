@@ -11,8 +11,8 @@ same settings of the same train command, judged on a test span that it never saw
   zero by more than noise. `learning_random_walk_exposure` is the mean |position| / equity; flat has zero.
 
 The reward is the log return minus 0.05 of each growth of the drawdown, about 0.6 bp an hour for a full position: on a
-random walk the log return alone is all but indifferent between flat and a position that is never traded. Changes of less
-than half of the equity are not traded, by the policy and by the oracle.
+random walk the log return alone is all but indifferent between flat and a position that is never traded. Changes of
+less than half of the equity are not traded, by the policy and by the oracle.
 """
 
 from __future__ import annotations
