@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,7 +15,7 @@ import pytest
 
 from envs.errors import ConfigError
 from live.paper.account import PaperAccount
-from live.paper.fault_specs import FaultSchedule
+from live.paper.fault_specs import ACTION_KINDS, REQUEST_KINDS, STREAM_KINDS, FaultSchedule
 from live.paper.feeds import ReplayFeed
 from live.paper.runtime import PaperServer
 from tests.lib.paper_client import PaperClient, is_silent, paper_client, receive
@@ -331,6 +333,15 @@ async def test_a_stream_that_falls_silent_for_a_while(alice: PaperClient) -> Non
     assert (await receive(market))["k"]["t"] == 1_704_067_200_000 + 101 * 3_600_000
 
 
+async def test_a_socket_that_dies_at_an_event_and_does_not_show_it(alice: PaperClient) -> None:
+    market = await alice.hear("market/ws/btcusdt@kline_1h")
+    await alice.fault("stream_half_open", stream="btcusdt@*")
+    await advance(alice)
+    await market.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 1})
+    assert await is_silent(market)
+    assert not market.closed
+
+
 # --- while the client is away -------------------------------------------------------------------------
 
 
@@ -366,6 +377,18 @@ async def test_a_liquidation_out_of_the_blue(alice: PaperClient) -> None:
         "SELL",
         "0.100",
     )
+
+
+async def test_money_that_comes_and_goes(alice: PaperClient) -> None:
+    user = await alice.hear(f"private/ws/{await alice.listen_key()}")
+    for amount, reason, wallet in (("500", "DEPOSIT", "10500"), ("-2500", "WITHDRAW", "8000")):
+        await alice.fault("transfer", api_key="alice", amount_usdt=amount)
+        event = await receive(user)
+        assert (event["a"]["m"], event["a"]["B"][0]["wb"]) == (reason, f"{wallet}.00000000")
+    rows = (await alice.signed("GET", "/fapi/v1/income", incomeType="TRANSFER")).body
+    assert [Decimal(row["income"]) for row in rows] == [10_000, 500, -2_500]
+    with pytest.raises(ConfigError, match="give another amount"):
+        await alice.fault("transfer", api_key="alice", amount_usdt="-8001")
 
 
 async def test_a_restart_refuses_connections_and_keeps_the_state(alice: PaperClient) -> None:
@@ -426,6 +449,50 @@ async def test_a_schedule_does_the_same_twice(market) -> None:
     first, second = await outcomes(market), await outcomes(market)
     assert first == second
     assert len(set(first)) > 4
+
+
+def test_every_kind_of_fault_has_been_met_here() -> None:
+    text = Path(__file__).read_text()
+    assert [kind for kind in (*REQUEST_KINDS, *STREAM_KINDS, *ACTION_KINDS) if f'"{kind}"' not in text] == []
+
+
+async def patiently(control: Callable[[], Any]) -> Any:
+    """Call a control route, again while the exchange restarts."""
+    for _ in range(200):
+        try:
+            return await asyncio.to_thread(control)
+        except OSError:
+            await asyncio.sleep(0.01)
+    raise AssertionError("the exchange did not come back")
+
+
+async def test_whatever_a_seed_draws_the_books_are_right(market) -> None:
+    """Everything there is, often: no order twice, the wallet is what was booked, fills are what is held."""
+    feed = ReplayFeed(market({"BTCUSDT": [(50_000.0, 50_050.0, 49_950.0, 50_000.0)] * 80}), 1)
+    schedule = FaultSchedule.everything(3, 0.6).model_copy(update={"delay_ms": 2, "limit": 1_000})
+    with PaperServer.start(feed, [PaperAccount("alice", "alice-secret")], faults=schedule) as server:
+        async with paper_client(server) as client:
+            names = []
+            for number in range(150):
+                names.append(f"o{number}")
+                with suppress(aiohttp.ClientError):
+                    side = "BUY" if number % 2 else "SELL"
+                    await client.order(newClientOrderId=names[-1], side=side, quantity="0.01")
+                if number % 5 == 0:
+                    with suppress(aiohttp.ClientError, KeyError, TypeError):  # an error has no key
+                        await client.hear(f"private/ws/{await client.listen_key()}")
+                if number % 3 == 0:
+                    await patiently(server.advance)
+            struck = {one["kind"] for one in (await patiently(server.faults))["log"]}
+        account = server.exchange.engine.accounts["alice"]
+    drawn = {kind for kind, share in schedule.probability.items() if share}
+    assert len(struck & drawn) > 25
+    ids = [order.client_order_id for order in account.orders.values()]
+    assert len(ids) == len(set(ids))
+    assert set(ids) <= set(names)
+    assert account.wallet_usdt == sum((row.amount_usdt for row in account.income), Decimal(0))
+    held = sum((t.quantity * t.side.sign for t in account.trades["BTCUSDT"]), Decimal(0))
+    assert account.position("BTCUSDT").quantity == held
 
 
 async def test_a_schedule_acts_at_candles(alice: PaperClient) -> None:
