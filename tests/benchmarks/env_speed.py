@@ -17,9 +17,10 @@ import pandas as pd
 
 from envs.futures_env import FuturesEnv
 from tests.benchmarks import _setting
-from tests.benchmarks._report import best_rate, emit, note
+from tests.benchmarks._report import Rate, best_rates, emit, note
 
-_ROUND = 50_000
+_NAME = "single_env_steps_per_s"
+_ROUND = 20_000
 
 
 def make_env(symbols: int = 1, candles: int = _setting.CANDLES) -> FuturesEnv:
@@ -52,12 +53,12 @@ def steps_of(env: Any, actions: list[Any]) -> Callable[[], int]:
     return round_
 
 
-def measure(symbols: int = 1, candles: int = _setting.CANDLES) -> tuple[float, FuturesEnv]:
+def measure(symbols: int = 1, candles: int = _setting.CANDLES) -> tuple[Rate, FuturesEnv]:
     """Steps per second, and the environment."""
     note(f"env_speed: {symbols} symbol(s), {candles:,} candles")
     env = make_env(symbols, candles)
     actions = np.random.default_rng(0).uniform(-1, 1, (_ROUND, symbols)).astype(np.float32)
-    return best_rate(steps_of(env, list(actions)), seconds=1.5), env
+    return best_rates(steps_of(env, list(actions)), seconds=1.5), env
 
 
 def frame() -> pd.DataFrame:
@@ -75,7 +76,7 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame(data, index=pd.to_datetime(place.open_time_ms, unit="ms")).iloc[features.warmup :]
 
 
-def any_trading() -> float:
+def any_trading() -> Rate:
     """gym-anytrading's StocksEnv with the same features, which its subclasses are meant to bring."""
     from gym_anytrading.envs import StocksEnv
 
@@ -87,10 +88,10 @@ def any_trading() -> float:
 
     data = frame()
     env = WithFeatures(data, _setting.WINDOW, (_setting.WINDOW, len(data)))
-    return best_rate(steps_of(env, np.random.default_rng(0).integers(0, 2, _ROUND).tolist()), seconds=1.5)
+    return best_rates(steps_of(env, np.random.default_rng(0).integers(0, 2, _ROUND).tolist()), seconds=1.5)
 
 
-def trading_env() -> float:
+def trading_env() -> Rate:
     """Gym-Trading-Env's TradingEnv with the same features, positions short, flat and long, and fees."""
     from gym_trading_env.environments import TradingEnv
 
@@ -103,13 +104,13 @@ def trading_env() -> float:
         verbose=0,
     )
     actions = np.random.default_rng(0).integers(0, 3, _ROUND // 10).tolist()
-    return best_rate(steps_of(env, actions), seconds=1.5)
+    return best_rates(steps_of(env, actions), seconds=1.5)
 
 
-_PEERS: dict[str, Callable[[], float]] = {"gym-anytrading": any_trading, "gym-trading-env": trading_env}
+_PEERS: dict[str, Callable[[], Rate]] = {"gym-anytrading": any_trading, "gym-trading-env": trading_env}
 
 
-def measure_peer(name: str) -> tuple[float | None, str]:
+def measure_peer(name: str) -> tuple[Rate | None, str]:
     """Its steps per second, else why there are none."""
     note(f"env_speed: {name}")
     try:
@@ -122,29 +123,35 @@ def measure_peer(name: str) -> tuple[float | None, str]:
 
 def main() -> None:
     """Measure and print."""
-    value, env = measure()
-    sizes: dict[str, Any] = {"window": _setting.WINDOW, "features": _setting.FEATURES}
-    peers = {name: measure_peer(name) for name in _PEERS}
-    for name, (peer_value, failure) in peers.items():
-        extra = {"peer_failure": failure} if failure else {}
-        emit(
-            "single_env_steps_per_s", value, "steps/s", peer=name, peer_value=peer_value, symbols=1,
-            candles=_setting.CANDLES, **sizes, **extra,
-        )  # fmt: skip
+    rate, _ = measure()
+    sizes: dict[str, Any] = {
+        "candles": _setting.CANDLES,
+        "window": _setting.WINDOW,
+        "features": _setting.FEATURES,
+        "per_cpu_s": rate.cpu,
+    }
+    for name in _PEERS:
+        peer, failure = measure_peer(name)
+        if peer is None:
+            emit(_NAME, rate.wall, "steps/s", peer=name, peer_failure=failure, **sizes)
+        else:
+            emit(
+                _NAME, rate.wall, "steps/s", peer=name, peer_value=peer.wall, peer_per_cpu_s=peer.cpu, **sizes
+            )
     for symbols in (1, 6, 20):
         rate, env = measure(symbols)
         size = env.spec_observation.size * 4
         emit(
-            "single_env_steps_per_s_by_symbols",
-            rate,
+            f"{_NAME}_by_symbols",
+            rate.wall,
             "steps/s",
             symbols=symbols,
-            candles=_setting.CANDLES,
             observation_bytes=size,
+            per_cpu_s=rate.cpu,
         )
     for candles in (10_000, 100_000, 1_000_000):
         rate, _ = measure(1, candles)
-        emit("single_env_steps_per_s_by_candles", rate, "steps/s", symbols=1, candles=candles)
+        emit(f"{_NAME}_by_candles", rate.wall, "steps/s", candles=candles, per_cpu_s=rate.cpu)
 
 
 if __name__ == "__main__":
