@@ -26,10 +26,12 @@ EVENTS = {
 }
 
 (
-    _ACTION, _ORDER_QUANTITY, _FILL_PRICE, _FEE, _PNL, _QUANTITY, _ENTRY_PRICE, _FUNDING_OPEN, _END_QUANTITY,
-    _END_ENTRY_PRICE, _FUNDING_INNER, _EVENT_QUANTITY, _EVENT_PRICE, _EVENT_FEE, _EVENT_PNL, _FILLS, _END_FILLS,
-    _CODE, _CUT, _OUTCOME, _EVENT,
+    _, _ORDER_QUANTITY, _FILL_PRICE, _FEE, _, _, _, _, _, _, _, _EVENT_QUANTITY, _EVENT_PRICE, _EVENT_FEE, _,
+    _FILLS, _END_FILLS, _CODE, _CUT, _OUTCOME, _EVENT,
 ) = range(len(kernel.BAR_DTYPE.names or ()))  # fmt: skip
+
+_AFTER_ORDERS = ("quantity", "entry_price", "funding_open")
+_AT_CLOSE = ("end_quantity", "end_entry_price", "funding_inner")
 
 # Columns action_type to commission of a row without an order.
 _HOLD = (ActionType.HOLD.value, "", OrderStatus.NONE.value, "", "", ZERO, None, ZERO)
@@ -39,6 +41,9 @@ _END = (ActionType.END.value, *_HOLD[1:])
 _BLOCK = 8192
 
 _DAY_MS = 86_400_000
+
+# Columns whose text is kept from row to row.
+_KEPT = 8
 
 Row = tuple[Any, ...]
 
@@ -121,6 +126,7 @@ class RowWalk:
             one.hold(float(position["quantity"]), float(position["entry_price"]))
         self._equity = self._wallet + sum((one.unrealized for one in self._held), ZERO)
         self._drawdown = drawdown_fraction(self._equity, self._peak)
+        self._pnl = self._equity - self._initial
         # A day begins with the instant after a close.
         days = (steps.time_ms + 1) // _DAY_MS
         changes = np.flatnonzero(np.diff(days))
@@ -142,53 +148,64 @@ class RowWalk:
     def rows(self) -> Iterator[Row]:
         """Every row as the values of a StepRecord."""
         steps, ahead, held = self._steps, self._steps.ahead, self._held
-        symbols = steps.symbols
-        number = self._first_step
+        symbols, rewards, fundings = steps.symbols, self._reward, self._funding
+        number, n = self._first_step, len(held)
         for start in range(0, len(ahead.steps), _BLOCK):
             block = slice(start, start + _BLOCK)
+            bars = ahead.bars[block].reshape(-1)
+            # Flat lists of numbers: lists of lists would keep Python's garbage collector busy.
             times = steps.time_ms[start : start + _BLOCK + 1].tolist()
-            closes = steps.close[start + 1 : start + _BLOCK + 1].tolist()
-            accounts, bars = ahead.steps[block].tolist(), ahead.bars[block].tolist()
-            for k, (wallet, end_wallet, _, reward) in enumerate(accounts):
-                row = bars[k]
+            closes = steps.close[start + 1 : start + _BLOCK + 1].reshape(-1).tolist()
+            actions, codes, events = (bars[name].tolist() for name in ("action", "code", "event"))
+            after_orders = tuple(bars[name].tolist() for name in _AFTER_ORDERS)
+            at_close = tuple(bars[name].tolist() for name in _AT_CLOSE)
+            accounts = (ahead.steps[block][name].tolist() for name in ("wallet", "end_wallet", "reward"))
+            for k, (wallet, end_wallet, reward) in enumerate(zip(*accounts, strict=True)):
+                at = k * n
                 before = [one.quantity for one in held]
-                self._book(wallet, row, _QUANTITY, _ENTRY_PRICE)
+                self._book(wallet, after_orders, at)
                 time_ms = times[k]
-                for i, bar in enumerate(row):
-                    if bar[_FUNDING_OPEN]:
-                        self._funding[symbols[i]] += to_decimal(bar[_FUNDING_OPEN])
-                    order = _HOLD if bar[_CODE] == kernel.PLAN_HOLD else _order(bar, before[i], held[i])
-                    yield self._row(time_ms, number, i, bar[_ACTION], order)
-                for one, price in zip(held, closes[k], strict=True):
-                    one.mark(price)
-                self._book(end_wallet, row, _END_QUANTITY, _END_ENTRY_PRICE, marked=True)
+                for i, symbol in enumerate(symbols):
+                    funding = after_orders[2][at + i]
+                    if funding:
+                        fundings[symbol] += to_decimal(funding)
+                    order = _HOLD
+                    if codes[at + i] != kernel.PLAN_HOLD:
+                        order = _order(bars[at + i].tolist(), before[i], held[i])
+                    yield self._row(time_ms, number, i, actions[at + i], order)
+                for i, one in enumerate(held):
+                    one.mark(closes[at + i])
+                self._book(end_wallet, at_close, at, marked=True)
                 if start + k == self._day_step:
                     self.day_start_equity = self._equity
                 number += 1
                 for i, symbol in enumerate(symbols):
-                    self._reward[symbol] += reward
-                    if row[i][_FUNDING_INNER]:
-                        self._funding[symbol] += to_decimal(row[i][_FUNDING_INNER])
-                for i, bar in enumerate(row):
-                    if bar[_EVENT]:
-                        yield self._row(times[k + 1], number, i, None, _event(bar, held[i]))
+                    rewards[symbol] += reward
+                    funding = at_close[2][at + i]
+                    if funding:
+                        fundings[symbol] += to_decimal(funding)
+                for i in range(n):
+                    if events[at + i]:
+                        yield self._row(times[k + 1], number, i, None, _event(bars[at + i].tolist(), held[i]))
         if steps.ended:
             for i in range(len(held)):
                 yield self._row(int(steps.time_ms[-1]), number, i, None, _END)
 
-    def _book(
-        self, wallet: float, row: Sequence[Row], quantity: int, entry: int, *, marked: bool = False
-    ) -> None:
-        """Take over the account, and renew equity, peak and drawdown where something has changed."""
+    def _book(self, wallet: float, now: Sequence[list[float]], at: int, *, marked: bool = False) -> None:
+        """Take over the account, and renew equity, peak and drawdown where something has changed.
+
+        `now` holds quantities and entry prices, those of the first symbol at `at`.
+        """
         changed = False
         if wallet != self._wallet_float:
             self._wallet, self._wallet_float = to_decimal(wallet), wallet
             changed = True
         total = ZERO
-        for one, bar in zip(self._held, row, strict=True):
-            if one.hold(bar[quantity], bar[entry]):
+        quantities, entries = now[0], now[1]
+        for i, one in enumerate(self._held, at):
+            if one.hold(quantities[i], entries[i]):
                 changed = True
-            if one.quantity:
+            if quantities[i]:
                 changed |= marked
                 total += one.unrealized
         if changed:
@@ -198,13 +215,13 @@ class RowWalk:
             self._drawdown = drawdown = drawdown_fraction(equity, self._peak)
             if drawdown > self._largest:
                 self._largest = drawdown
+            self._pnl = equity - self._initial
 
     def _row(self, time_ms: int, step: int, i: int, action: float | None, order: Row) -> Row:
         one = self._held[i]
         symbol = self._steps.symbols[i]
         funding, reward = self._funding[symbol], self._reward[symbol]
         self._funding[symbol], self._reward[symbol] = ZERO, 0.0
-        equity = self._equity
         return (
             SCHEMA,
             time_ms,
@@ -214,10 +231,10 @@ class RowWalk:
             action,
             one.price,
             self._wallet,
-            equity,
+            self._equity,
             self._drawdown,
             self._largest,
-            equity - self._initial,
+            self._pnl,
             *one.columns,
             one.unrealized,
             *order,
@@ -266,29 +283,26 @@ def csv_blocks(rows: Iterator[Row]) -> Iterator[bytes]:
     """The rows as lines of the step log's file, some thousand at a time."""
     lines: list[str] = []
     # Most numbers stay what they are for many rows: the same objects, and the same text.
-    known: dict[tuple[str, int], tuple[Decimal, str]] = {}
+    known: dict[str, tuple[list[Any], list[str]]] = {}
     names: dict[str, str] = {}
-
-    def kept(symbol: str, column: int, value: Decimal) -> str:
-        entry = known.get((symbol, column))
-        if entry is None or entry[0] is not value:
-            entry = known[symbol, column] = (value, _text(value))
-        return entry[1]
-
     for row in rows:
         (schema, time_ms, step, agent, symbol, action, price, balance, equity, drawdown, largest, pnl, is_open,
          side, entry, quantity, unrealized, kind, operation, result, error, trade, filled, fill_price, commission,
          funding, reward) = row  # fmt: skip
-        if agent not in names:
-            names[agent] = _quoted((agent,))[:-1]
         if error:
             lines.append(_quoted(row))
         else:
+            if symbol not in known:
+                known[symbol] = ([None] * _KEPT, [""] * _KEPT)
+                names[agent] = _quoted((agent,))[:-1]
+            seen, text = known[symbol]
+            for i, value in enumerate((balance, equity, drawdown, largest, pnl, entry, quantity, unrealized)):
+                if value is not seen[i]:
+                    seen[i], text[i] = value, _text(value)
             lines.append(
                 f"{schema},{time_ms},{step},{names[agent]},{symbol},{'' if action is None else repr(action)},"
-                f"{_text(price)},{kept(symbol, 0, balance)},{kept(symbol, 4, equity)},{kept(symbol, 5, drawdown)},"
-                f"{kept(symbol, 1, largest)},{_text(pnl)},{'true' if is_open else 'false'},{side},"
-                f"{kept(symbol, 2, entry)},{kept(symbol, 3, quantity)},{_text(unrealized)},{kind},{operation},"
+                f"{_text(price)},{text[0]},{text[1]},{text[2]},{text[3]},{text[4]},"
+                f"{'true' if is_open else 'false'},{side},{text[5]},{text[6]},{text[7]},{kind},{operation},"
                 f"{result},,{trade},{_text(filled) if filled else '0'},"
                 f"{'' if fill_price is None else _text(fill_price)},{_text(commission) if commission else '0'},"
                 f"{_text(funding) if funding else '0'},{reward!r}\n"
