@@ -20,6 +20,7 @@ from envs.candle_tail import Candles
 from envs.compiling import compiled
 from envs.errors import ConfigError
 from envs.funding import FundingSeries
+from envs.ta_functions import ta
 from envs.time_grid import DAY_MS, WEEK_MS, grid_offset_ms
 
 Floats = npt.NDArray[np.float64]
@@ -145,8 +146,7 @@ class Rsi(Indicator):
         return self.period + 1 + _wilder_fade(self.period)
 
     def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
-        import talib
-
+        talib = ta()
         return (talib.RSI(candles.close, self.period) / 100,)
 
 
@@ -179,8 +179,7 @@ class Macd(Indicator):
         return self.slow + self.signal + _ema_fade(self.slow) + _ema_fade(self.signal)
 
     def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
-        import talib
-
+        talib = ta()
         lines = talib.MACD(candles.close, self.fast, self.slow, self.signal)
         return tuple(line / candles.close for line in lines)
 
@@ -204,8 +203,7 @@ class EmaDistance(Indicator):
         return self.period + _ema_fade(self.period)
 
     def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
-        import talib
-
+        talib = ta()
         return (candles.close / talib.EMA(candles.close, self.period) - 1,)
 
 
@@ -229,8 +227,7 @@ class Adx(Indicator):
         return 2 * self.period + _wilder_fade(self.period, _FADED / 1000)
 
     def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
-        import talib
-
+        talib = ta()
         return (talib.ADX(candles.high, candles.low, candles.close, self.period) / 100,)
 
 
@@ -253,8 +250,7 @@ class Atr(Indicator):
         return self.period + 1 + _wilder_fade(self.period)
 
     def compute(self, candles: Candles, funding: FundingSeries | None) -> tuple[Floats, ...]:
-        import talib
-
+        talib = ta()
         return (talib.ATR(candles.high, candles.low, candles.close, self.period) / candles.close,)
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import cached_property
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from envs import kernel
@@ -21,6 +20,9 @@ from envs.futures_env import AheadSteps, FuturesEnv
 from envs.planning import quantity_decimal, to_decimal
 from envs.step_log import COLUMNS, Standing, StepRecord
 from envs.step_rows import EVENTS, RowWalk, csv_blocks
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Columns of a frame that are no numbers.
 _TEXT = ("agent", "symbol", "position_side", "action_type", "operation", "result", "error", "trade_id")
@@ -178,6 +180,9 @@ class StepRows(Sequence[StepRecord]):
 
     def frame(self) -> pd.DataFrame:
         """The rows as a table with the columns of the file; money and quantities as floats, what is missing as NaN."""
+        # Imported here: a run does without.
+        import pandas as pd
+
         columns = zip(*(tuple(getattr(row, name) for name in COLUMNS) for row in self), strict=True)
         values = dict(zip(COLUMNS, columns, strict=True)) if len(self) else dict.fromkeys(COLUMNS, ())
         return pd.DataFrame(
