@@ -74,6 +74,30 @@ def test_an_entry_point_is_the_function_without_the_look_up_of_types() -> None:
     assert entry(1.25, 10.0) == kernel.whole_steps(1.25, 10.0) == 12.0
 
 
+FIRST_BACKTEST = """
+from agents.baselines import baseline_setup
+from agents.simulate import build_env, simulate
+from envs import kernel
+from envs.synthetic import synthetic_market
+
+market = synthetic_market(n=200)
+setup = baseline_setup("ema-cross", symbols=1)
+simulate(setup, build_env(setup, market), keep_records=True)
+used = {name for name, one in vars(kernel).items() if getattr(one, "signatures", None)}
+assert "run_ahead" in used, used
+others = {"step_env", "step_accounts", "step_accounts_in_parallel", "reset_accounts", "observe"}
+print(sorted(used & others))
+"""
+
+
+def test_a_first_backtest_compiles_only_what_it_runs() -> None:
+    """Stepping an environment, and thousands of them, is compiled when that is done."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_BACKTEST], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "['observe']\n"
+
+
 def test_records_fill_whole_cache_lines() -> None:
     """So accounts in a row share none, and threads do not wait for each other."""
     assert kernel.ACCOUNT_DTYPE.itemsize % 64 == kernel.POSITION_DTYPE.itemsize % 64 == 0
