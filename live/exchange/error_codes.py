@@ -129,6 +129,17 @@ _RULES: dict[int, ErrorRule] = {
     -5027: ErrorRule(Outcome.ALREADY, "The order is so already."),
     -5028: ErrorRule(Outcome.CLOCK, "The order arrived too late at the matching engine."),
 }
+_RULES |= {
+    code: ErrorRule(Outcome.REFUSED, _FIX) for code in (-1100, -1128, -1136, -4032, *range(-5040, -5036))
+}
+_RULES |= {code: ErrorRule(Outcome.REFUSED, _REFRESH) for code in (-4049, -4054, -4055)}
+_RULES |= {
+    -1131: ErrorRule(Outcome.REFUSED, "Set receive_window_ms to at most 60000."),
+    -2007: ErrorRule(Outcome.REFUSED, _TRIGGER),
+    -4130: ErrorRule(Outcome.REFUSED, "Cancel the closePosition order that rests in this direction first."),
+    -4171: ErrorRule(Outcome.ALREADY, "The asset mode is set already."),
+    -5026: ErrorRule(Outcome.REFUSED, "Nothing to amend: cancel the order and place another."),
+}
 # Ranges that the exchange documents as one.
 _RULES |= {code: ErrorRule(Outcome.REFUSED, _TRIGGER) for code in range(-4142, -4134)}
 _RULES |= {

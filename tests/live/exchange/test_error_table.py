@@ -32,6 +32,7 @@ from envs.errors import (
 from live.exchange.base import RetryPolicy, TriggerKind, TriggerOrder, client_order_id
 from live.exchange.binance import BinanceExchange
 from live.exchange.error_codes import RULES, Outcome
+from live.paper.errors import MESSAGES
 from live.settings import Credentials
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ TABLE = [
     Row(-1021, "Timestamp for this request is outside of the recvWindow.", C, "clock (NTP)"),
     Row(-1022, "Signature for this request is not valid.", K, "check the API secret"),
     Row(-1099, "Not found, authenticated, or authorized.", K, "Check the API key", 401),
+    Row(-1100, "Illegal characters found in parameter 'symbol'.", R, "reload the exchange's rules"),
     Row(-1102, "Mandatory parameter 'side' was not sent.", R, "reload the exchange's rules"),
     Row(-1106, "Parameter 'price' sent when not required.", R, "reload the exchange's rules"),
     Row(-1111, "Precision is over the maximum defined for this asset.", R, "tick and step size"),
@@ -90,6 +92,22 @@ TABLE = [
     Row(-1120, "Invalid interval.", R, "candle intervals"),
     Row(-1121, "Invalid symbol.", R, "Check the symbol"),
     Row(-1125, "This listenKey does not exist.", R, "new listen key"),
+    Row(-1128, "Combination of optional parameters invalid.", R, "reload the exchange's rules"),
+    Row(-1131, "recvWindow must be less than 60000.", R, "receive_window_ms"),
+    Row(-1136, "Invalid newOrderRespType.", R, "reload the exchange's rules"),
+    Row(-2007, "Invalid callBack rate.", R, "trigger price"),
+    Row(-4032, "Exceed maximum cancel order size.", R, "reload the exchange's rules"),
+    Row(-4049, "Add margin only support for isolated position.", R, "then decide anew"),
+    Row(-4054, "Cannot add position margin: position is 0.", R, "then decide anew"),
+    Row(-4055, "Amount must be positive.", R, "then decide anew"),
+    Row(
+        -4130,
+        "An open stop or take profit order with closePosition is existing.",
+        R,
+        "Cancel the closePosition",
+    ),
+    Row(-4171, "Adjusted asset mode is currently set.", A, "set already"),
+    *(Row(code, "A parameter of the order is invalid.", R, "reload") for code in range(-5040, -5036)),
     Row(-1130, "Data sent for parameter 'limit' is not valid.", R, "reload the exchange's rules"),
     Row(-2010, "NEW_ORDER_REJECTED", R, "then decide anew"),
     Row(-2011, "Unknown order sent.", N, "ask how it ended"),
@@ -355,6 +373,10 @@ async def test_a_leverage_that_cannot_be_set_says_what_to_do(
 def test_the_table_has_every_code_that_has_a_rule() -> None:
     assert sorted(IDS) == sorted(map(str, RULES))
     assert [row.code for row in TABLE if RULES[row.code].outcome is not row.outcome] == []
+
+
+def test_every_code_that_the_paper_exchange_gives_has_a_rule() -> None:
+    assert sorted(set(MESSAGES) - set(RULES)) == []
 
 
 def test_the_table_has_every_code_of_the_fact_sheet() -> None:
