@@ -7,30 +7,30 @@ what was given cannot be used; 3 when the emergency protocol ran; 130 when the u
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from agents.backtest_config import BacktestConfig, RunSection, Span, choose_span, open_market
+from agents.backtest_config import BacktestConfig, RunSection, choose_span, open_market, recorded_run
 from agents.backtest_files import (
     BacktestPaths,
     create_folder,
+    iso_time,
     stamp_of,
     versions,
     write_config,
     write_json,
 )
 from agents.base import AgentSetup, KeepsRecords
-from agents.catalog import ACTIONS_PREFIX, LLM_PREFIX, is_llm, make_agent, merge_settings
+from agents.catalog import is_llm, make_agent, merge_settings
+from agents.command_line import interruptible, spread_lists
 from agents.run import Ending
 from agents.simulate import OnStep, Simulation, build_env, simulate, simulate_benchmarks
 from agents.training_run import DEFAULT_ROOT
@@ -43,7 +43,7 @@ from envs.time_grid import format_time
 RUNS = Path("runs") / "backtests"
 """Where backtests of agents without a training run go."""
 
-_LIST_OPTIONS = ("--candles", "--funding", "--mark", "--symbol")
+LIST_OPTIONS = ("--candles", "--funding", "--mark", "--symbol")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +96,8 @@ class BacktestResult:
             "train_id": self.setup.train_id,
             "symbols": list(done.symbols),
             "interval": interval_name(done.interval_ms),
-            "start": _iso(done.span_ms[0]),
-            "end": _iso(done.span_ms[1]),
+            "start": iso_time(done.span_ms[0]),
+            "end": iso_time(done.span_ms[1]),
             "synthetic": self.market.synthetic,
             **done.metrics.to_dict(),
             "ending": done.ending.value,
@@ -209,7 +209,7 @@ def _write(result: BacktestResult, config: Mapping[str, Any], observation_hash: 
         "features": setup.features.model_dump(mode="json"),
         "risk": setup.limits.model_dump(mode="json"),
         "record": {
-            "made_at": _iso(int(time.time() * 1000)),
+            "made_at": iso_time(int(time.time() * 1000)),
             "train_id": setup.train_id,
             "synthetic": result.market.synthetic,
             "data_hash": result.market.data_hash(),
@@ -224,10 +224,6 @@ def _write(result: BacktestResult, config: Mapping[str, Any], observation_hash: 
         from agents.report import write_report
 
         write_report(paths.report, result, values)
-
-
-def _iso(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # --- command line -----------------------------------------------------------------------------------------
@@ -365,7 +361,7 @@ def _command(
         default = training_runs / setup.train_id / "backtests" / stamp
     folder = create_folder(default, out)
     recorded = {
-        "run": _recorded_run(settings, market, span),
+        "run": recorded_run(settings, market, span),
         # A training run without candles brings its own market, unless this section names another.
         "market": settings.market.model_dump(mode="json", exclude_unset=setup.train_id is not None),
         **({"agent": settings.agent} if settings.agent else {}),
@@ -373,7 +369,7 @@ def _command(
     every = 1 if is_llm(spec) else STEPS_PER_UPDATE
     with (
         closing(setup.agent),
-        _interruptible() as should_stop,
+        interruptible() as should_stop,
         progress(shown=not (quiet or as_json), every=every) as on_step,
     ):
         result = run_backtest(
@@ -395,60 +391,11 @@ def _command(
     return result.exit_code
 
 
-def _recorded_run(settings: BacktestConfig, market: Market, span: Span) -> dict[str, Any]:
-    """The section `run` of config.yaml: what was chosen by default is written out, files absolutely."""
-    run = settings.run
-    values = run.model_dump(mode="json")
-    for name in ("candles", "funding", "mark"):
-        values[name] = [str(Path(path).resolve()) for path in getattr(run, name)]
-    for prefix in (ACTIONS_PREFIX, LLM_PREFIX):
-        if run.agent is not None and run.agent.startswith(prefix):
-            values["agent"] = f"{prefix}{Path(run.agent.removeprefix(prefix)).expanduser().resolve()}"
-    values["symbols"] = list(market.symbols)
-    values["start"] = None if span.start_ms is None else _iso(span.start_ms)
-    values["end"] = None if span.end_ms is None else _iso(span.end_ms)
-    return values
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl+C ends the run after its step, with its files; the second ends the process."""
-    stopped = False
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield lambda: stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def spread_lists(arguments: Sequence[str]) -> list[str]:
-    """`--candles A B` as `--candles A --candles B`: an option that takes several values is given once."""
-    spread: list[str] = []
-    option: str | None = None
-    for argument in arguments:
-        if argument in _LIST_OPTIONS:
-            option = argument
-            spread.append(option)
-        elif option is None or argument.startswith("-"):
-            option = None
-            spread.append(argument)
-        else:
-            # The option stands there already when this is its first value.
-            spread += [argument] if spread[-1] == option else [option, argument]
-    return spread
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: ends the process with its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(spread_lists(given), prog_name="python -m agents.backtest")
+        app(spread_lists(given, LIST_OPTIONS), prog_name="python -m agents.backtest")
     except PerpgymError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         raise SystemExit(error.exit_code) from None

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from agents.catalog import find_training_run, is_training_run, meant_for
+from agents.backtest_files import iso_time
+from agents.catalog import ACTIONS_PREFIX, LLM_PREFIX, find_training_run, is_training_run, meant_for
 from agents.data import Notice, load_market
 from agents.training_data import training_market
 from envs.config import StrictModel, read_yaml
@@ -185,3 +186,18 @@ def choose_span(
                 f"{format_time(span.end_ms)}); such figures say little about the future"
             )
     return asked
+
+
+def recorded_run(settings: BacktestConfig, market: Market, span: Span) -> dict[str, Any]:
+    """The section `run` of config.yaml: what was chosen by default is written out, files absolutely."""
+    run = settings.run
+    values = run.model_dump(mode="json")
+    for name in ("candles", "funding", "mark"):
+        values[name] = [str(Path(path).resolve()) for path in getattr(run, name)]
+    for prefix in (ACTIONS_PREFIX, LLM_PREFIX):
+        if run.agent is not None and run.agent.startswith(prefix):
+            values["agent"] = f"{prefix}{Path(run.agent.removeprefix(prefix)).expanduser().resolve()}"
+    values["symbols"] = list(market.symbols)
+    values["start"] = None if span.start_ms is None else iso_time(span.start_ms)
+    values["end"] = None if span.end_ms is None else iso_time(span.end_ms)
+    return values

@@ -77,8 +77,12 @@ def progress(*, shown: bool, every: int = STEPS_PER_UPDATE) -> Iterator[OnStep |
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("backtest", total=None)
 
+        shown_at = 0
+
         def on_step(done: int, planned: int) -> None:
-            if done % every == 0:
+            nonlocal shown_at
+            if done - shown_at >= every:
+                shown_at = done
                 bar.update(task, completed=done, total=planned)
 
         yield on_step

@@ -89,3 +89,8 @@ def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     names = ("perpgym", "numpy", "numba", "gymnasium")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def iso_time(time_ms: int) -> str:
+    """`2024-01-01T00:00:00Z`."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -21,8 +21,9 @@ import yaml
 from policy_run import make_run
 from support import HOUR_MS, START_MS, candle_set, market_of
 
-from agents.backtest import main, run_backtest, spread_lists
+from agents.backtest import LIST_OPTIONS, main, run_backtest
 from agents.catalog import make_agent
+from agents.command_line import spread_lists
 from agents.metrics import Metrics
 from agents.run import Ending
 from agents.simulate import build_env
@@ -313,7 +314,7 @@ def test_options_take_several_values() -> None:
         "--funding",
         "--mark",
     ]
-    assert spread_lists(given) == [
+    assert spread_lists(given, LIST_OPTIONS) == [
         *("--candles", "a", "--candles", "b", "--json", "--symbol", "X"),
         *("--candles", "c", "--seed", "3", "--funding", "--mark"),
     ]
