@@ -89,9 +89,13 @@ class PaperApp:
                 return
 
     async def _keep_house(self) -> None:
-        """End listen keys and sockets that have grown too old."""
+        """Do what is due by the clock: countdowns, listen keys and sockets that have grown too old."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
+            if not self.exchange.lock_step:
+                # What is due by the clock does not wait for a price or a request.
+                self.exchange.tick()
+                self.exchange.flush()
             self.exchange.hub.expire_listen_keys(self.exchange.now_ms)
             oldest_s = time.monotonic() - LIFE_S
             for connection in [one for one in self._connections if one.opened_s < oldest_s]:
