@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
-from agents.base import AgentSetup
+from agents.base import AgentSetup, KeepsRecords
 from agents.metrics import Metrics, compute_metrics
 from agents.run import Ending, RunResult, run
 from envs.account import ZERO, Execution, Plan
@@ -249,6 +249,8 @@ class _Session:
         )
         self._step = logged.next_step
         self._show_banner(setup)
+        if isinstance(setup.agent, KeepsRecords) and not self._session.fresh:
+            setup.agent.resume()
         with self._signals(env):
             try:
                 result = self._loop(log, risk)
@@ -410,6 +412,9 @@ class _Session:
             funding = float(sum(record.funding for record in log.records))
             metrics = compute_metrics(equity, self._options.interval_ms, log.fills, funding_usdt=funding)
         self._console.summary(metrics, result.ending, paths)
+        agent = self._options.setup.agent
+        for notice in agent.notices() if isinstance(agent, KeepsRecords) else ():
+            self._console.notice(notice)
         if log.records:
             self._console.notice(f"last candle {utc_text(log.records[-1].timestamp)}")
         exit_code = 3 if result.emergency is not None else 0

@@ -30,6 +30,7 @@ from agents.llm.records import (
     Ruling,
     Verdict,
     keeps_prompt,
+    read_spending,
     rule,
     shortest,
 )
@@ -111,6 +112,7 @@ class LlmAgent:
         self._provider: Provider | None = None
         self._runner: asyncio.Runner | None = None
         self._doubt = ""
+        self._resuming = False
         self._spec: ObservationSpec | None = None
         self._start_over()
 
@@ -172,6 +174,8 @@ class LlmAgent:
             verdict=Verdict.ACCEPTED,
             blind=self.config.blind.enabled,
         )
+        if self._resuming:
+            self._count_earlier(close_ms)
         over = self._budget.over(close_ms)
         if over:
             self._record(base, Ruling(Verdict.OVER_BUDGET, over.split(":")[0], over), None)
@@ -245,6 +249,18 @@ class LlmAgent:
         if self._log is not None:
             self._log.close()
             self._log = DecisionLog(folder / LOG_NAME)
+
+    def resume(self) -> None:
+        """Count what earlier runs spent of the budgets, as far as the decision log tells."""
+        self._resuming = True
+
+    def _count_earlier(self, close_ms: int) -> None:
+        self._resuming = False
+        earlier = [] if self._log is None else read_spending(self._log.path, self.name)
+        for then_ms, usage in earlier:
+            if then_ms < close_ms:
+                self._budget.begin(then_ms)
+                self._budget.spend(then_ms, usage)
 
     @property
     def tally(self) -> Tally:

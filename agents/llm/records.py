@@ -117,7 +117,10 @@ class DecisionLog:
         try:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+                size = os.fstat(self._file).st_size
+                if size and os.pread(self._file, 1, size - 1) != b"\n":
+                    line = b"\n" + line  # a process was killed in the middle of its last line
             os.write(self._file, line)
         except OSError as error:
             raise ConfigError(
@@ -129,6 +132,34 @@ class DecisionLog:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def read_spending(path: Path, agent: str) -> list[tuple[int, Usage]]:
+    """What an agent was answered for money, by a log: (close of the candle, tokens), oldest first.
+
+    A torn last line, of a process that was killed, is passed over.
+
+    Raises:
+        ConfigError: the log cannot be read.
+    """
+    found = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                    if row["agent"] == agent and row["calls"] > 0:
+                        found.append((int(row["close_ms"]), Usage(**row["usage"])))
+                except (ValueError, KeyError, TypeError):
+                    continue
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the decision log {path} cannot be read ({error}): it tells what is left of the budgets; move it away to "
+            "begin anew"
+        ) from error
+    return sorted(found, key=lambda one: one[0])
 
 
 def shortest(value: Decimal) -> str:

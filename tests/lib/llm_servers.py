@@ -328,8 +328,7 @@ def llm_file(folder: Path, url: str = "http://127.0.0.1:9", kind: str = "anthrop
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """What the decision log holds."""
+    """What the decision log holds, but for a torn line."""
     path = folder / "decisions.log"
-    return (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    )
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
