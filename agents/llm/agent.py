@@ -6,14 +6,11 @@ Whatever goes wrong on the way is HOLD, with a reason.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from agents.llm.asking import Asking, Heard
 from agents.llm.blind import Blindfold
@@ -22,6 +19,7 @@ from agents.llm.cache import ReplayCache
 from agents.llm.config import LlmConfig
 from agents.llm.decision import Decision, decision_schema
 from agents.llm.errors import ProviderError
+from agents.llm.memory import Memory
 from agents.llm.prompt import PromptBook
 from agents.llm.records import (
     DecisionLog,
@@ -36,13 +34,12 @@ from agents.llm.records import (
 )
 from agents.llm.request import Message, Provider, Request, Usage
 from agents.llm.rules import broken_rule, limit_lines
-from agents.llm.scene import Past, Scene, look
+from agents.llm.scene import Scene, look
 from envs.account import Execution, OrderResult, Plan
 from envs.base import Action, Observation
 from envs.decisions import Decided, decision_action
 from envs.errors import ConfigError, ObservationMismatchError
 from envs.observation import ObservationSpec
-from envs.planning import to_decimal
 from envs.risk import RiskLimits
 from envs.settings import EnvConfig
 from envs.view import VIEW, MarketView
@@ -148,7 +145,7 @@ class LlmAgent:
             raise
 
     def _start_over(self) -> None:
-        self._past: deque[Past] = deque(maxlen=self.config.prompt.decisions)
+        self._memory = Memory(self.config.prompt.decisions)
         self._blindfold: Blindfold | None = None
         self._system: str | None = None
         self._pending: _Pending | None = None
@@ -163,7 +160,7 @@ class LlmAgent:
         """
         view: MarketView = info[VIEW]
         self._settle()
-        self._hear_events(info)
+        self._memory.happened(info.get("events", ()))
         hold = decision_action(view.symbols, {})
         close_ms = view.account().time_ms
         base = DecisionRecord(
@@ -295,7 +292,7 @@ class LlmAgent:
         """The scene, what is shown of it, and the question."""
         assert self._spec is not None
         config, provider = self.config, self.config.provider
-        scene = look(view, self._spec, observation, candles=config.prompt.candles, past=tuple(self._past))
+        scene = look(view, self._spec, observation, candles=config.prompt.candles, past=self._memory.past)
         shown = scene
         if config.blind.enabled:
             if self._blindfold is None:
@@ -346,9 +343,7 @@ class LlmAgent:
             self._record(record, Ruling(Verdict.FAILED, "provider", heard.failure), heard)
             return
         self._record(record, Ruling(Verdict.INVALID, "reply", heard.problem), heard)
-        self._past.append(
-            Past(record.close_ms, "none", "invalid: the reply was no decision", complaint=heard.problem)
-        )
+        self._memory.not_understood(record.close_ms, heard.problem)
 
     def _record(
         self,
@@ -384,8 +379,7 @@ class LlmAgent:
             tally.usd + (record.usd or 0.0),
         )
         if decision is not None:
-            traded = tuple(("filled", f.signed_quantity, f.price) for f in fills)
-            self._past.append(_remembered(record, ruling, decision, traded))
+            self._memory.decided(record.close_ms, decision, ruling, fills)
 
     def _settle(self) -> None:
         """A decision whose outcome nobody told of is written down as such."""
@@ -393,44 +387,3 @@ class LlmAgent:
         if pending is not None:
             unknown = Ruling(Verdict.FAILED, "outcome", "nothing was said of what became of it")
             self._record(pending.record, unknown, pending.heard, pending.decision)
-
-    def _hear_events(self, info: dict[str, Any]) -> None:
-        """Triggers and liquidations, told to the newest decision about their symbol."""
-        for event in info.get("events", ()):
-            fill = event.fill
-            happened = (event.action_type.value, fill.signed_quantity, fill.price)
-            for place in reversed(range(len(self._past))):
-                one = self._past[place]
-                if one.symbol == fill.symbol and one.action != "HOLD":
-                    self._past[place] = replace(one, fills=(*one.fills, happened))
-                    break
-            else:
-                self._past.append(
-                    Past(fill.time_ms, "none", "the exchange acted", symbol=fill.symbol, fills=(happened,))
-                )
-
-
-def _remembered(
-    record: DecisionRecord,
-    ruling: Ruling,
-    decision: Decision,
-    fills: tuple[tuple[str, Decimal, Decimal], ...],
-) -> Past:
-    outcome = ruling.verdict.value + (f": {ruling.check}" if ruling.check else "")
-    return Past(
-        close_ms=record.close_ms,
-        action=decision.action,
-        outcome=outcome,
-        symbol=decision.symbol,
-        side=decision.side,
-        quantity=_decimal(decision.quantity),
-        stop_price=_decimal(decision.stop_loss),
-        take_profit_price=_decimal(decision.take_profit),
-        strategy=decision.strategy,
-        reasoning=decision.reasoning,
-        fills=fills,
-    )
-
-
-def _decimal(value: float | None) -> Decimal | None:
-    return None if value is None or not np.isfinite(value) else to_decimal(value)
