@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_servers import HOLD, KEY, KEY_NAME, Answer, LlmServer, llm_file, opening, records, say
+from llm_servers import HOLD, KEY, Answer, LlmServer, llm_file, opening, records, say
 from support import flat_rows, instrument, market_of
 
 from agents.base import AgentSetup
@@ -159,50 +159,39 @@ BAD: dict[str, tuple[Answer, str, str, int]] = {
 }
 
 
-@pytest.fixture(scope="module", params=PROTOCOLS)
-def outcomes(
-    request: pytest.FixtureRequest, running: LlmServer, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Outcome]:
-    """One run by this protocol: a candle for each bad reply, and what came of it."""
-    provider, reply = PROTOCOLS[request.param]
-    folder = tmp_path_factory.mktemp("bad")
-    path = llm_file(folder, running.url, provider, provider=_provider(reply))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_bad_reply_trades_nothing_and_is_written_down(
+    protocol: str, server: LlmServer, tmp_path: Path
+) -> None:
+    """One run with a candle for each bad reply. A test for each would start as many SDKs and markets."""
+    provider, reply = PROTOCOLS[protocol]
     current: list[Answer] = []
-    running.script = lambda _question: current[-1]
+    server.script = lambda _question: current[-1]
+    server.questions.clear()
     found: dict[str, Outcome] = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(KEY_NAME, KEY)
-        market = calm(len(BAD) + 5)
-        with agent_of(path) as (agent, setup):
-            log = StepLog(
-                RiskControl(strict_env(market, setup), setup.limits), agent=agent.name, keep_records=True
-            )
-            observation, info = log.reset()
-            agent.reset(log.spec_observation)
-            for kind, (answer, *_) in BAD.items():
-                current.append(answer)
-                asked, filled = len(running.questions), len(log.fills)
-                plan = log.plan(agent.act(observation, {**info, VIEW: log.view}))
-                agent.on_execution(plan, log.execute(plan))
-                observation, _, _, _, info = log.advance()
-                record = records(folder)[-1]
-                found[kind] = Outcome(record, log.fills[filled:], len(running.questions) - asked)
-            log.close()
-    assert len(records(folder)) == len(BAD)
-    assert KEY not in (folder / "decisions.log").read_text(encoding="utf-8")
-    return found
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_a_bad_reply_trades_nothing_and_is_written_down(kind: str, outcomes: dict[str, Outcome]) -> None:
-    _, verdict, reason, asked = BAD[kind]
-    outcome = outcomes[kind]
-    assert outcome.record["verdict"] == verdict, outcome.record
-    assert reason in outcome.record["detail"]
-    assert outcome.record["detail"]
-    assert outcome.fills == []
-    assert outcome.questions == asked
-    assert outcome.record["calls"] == asked
+    with agent_of(llm_file(tmp_path, server.url, provider, provider=_provider(reply))) as (agent, setup):
+        env = strict_env(calm(len(BAD) + 5), setup)
+        log = StepLog(RiskControl(env, setup.limits), agent=agent.name, keep_records=True)
+        observation, info = log.reset()
+        agent.reset(log.spec_observation)
+        for kind, (answer, *_) in BAD.items():
+            current.append(answer)
+            asked = len(server.questions)
+            plan = log.plan(agent.act(observation, {**info, VIEW: log.view}))
+            agent.on_execution(plan, log.execute(plan))
+            observation, _, _, _, info = log.advance()
+            found[kind] = Outcome(records(tmp_path)[-1], [], len(server.questions) - asked)
+        log.close()
+    assert log.fills == []
+    assert len(records(tmp_path)) == len(BAD)
+    assert KEY not in (tmp_path / "decisions.log").read_text(encoding="utf-8")
+    wrong = {}
+    for kind, (_, verdict, reason, asked) in BAD.items():
+        record = found[kind].record
+        as_expected = record["verdict"] == verdict and reason in record["detail"] and record["detail"]
+        if not as_expected or not found[kind].questions == record["calls"] == asked:
+            wrong[kind] = (record, found[kind].questions)
+    assert wrong == {}
 
 
 def _provider(reply: str, **changes: Any) -> dict[str, Any]:
