@@ -241,7 +241,7 @@ def insert_income(connection: Connection, names: Names, income: Iterable[Income]
         LedgerError: an entry is known with another amount.
     """
     table = models.Funding
-    insert = insert_of(connection)
+    insert = insert_of(connection.dialect.name)
     new = []
     for one in income:
         key = {

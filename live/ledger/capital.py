@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -71,7 +73,7 @@ def insert_transfers(connection: Connection, names: Names, transfers: Sequence[T
         LedgerError: one cannot be true, or is known with another amount.
     """
     new = []
-    insert = insert_of(connection)
+    insert = insert_of(connection.dialect.name)
     for one in transfers:
         if not isinstance(one.amount_usdt, Decimal) or not one.amount_usdt.is_finite() or not one.amount_usdt:
             raise LedgerError(f"transfer {one}: the amount must be a finite Decimal other than 0")
@@ -106,21 +108,28 @@ def insert_transfers(connection: Connection, names: Names, transfers: Sequence[T
 
 def move_cursors(connection: Connection, names: Names, cursors: Iterable[Cursor]) -> None:
     """Move cursors on. One that is further already stays: a late page cannot pull it back."""
-    for one in cursors:
-        statement = insert_of(connection)(SyncCursor).values(
-            exchange_id=names.exchange(connection, one.exchange),
-            stream=one.stream,
-            symbol=one.symbol,
-            position=one.position,
-            time_ms=one.time_ms,
-        )
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=("exchange_id", "stream", "symbol"),
-                set_={"position": statement.excluded.position, "time_ms": statement.excluded.time_ms},
-                where=SyncCursor.time_ms <= statement.excluded.time_ms,
-            )
-        )
+    rows = [
+        {
+            "exchange_id": names.exchange(connection, one.exchange),
+            "stream": one.stream,
+            "symbol": one.symbol,
+            "position": one.position,
+            "time_ms": one.time_ms,
+        }
+        for one in cursors
+    ]
+    if rows:
+        connection.execute(_upsert_of_cursors(connection.dialect.name), rows)
+
+
+@functools.cache
+def _upsert_of_cursors(dialect: str) -> Any:
+    statement = insert_of(dialect)(SyncCursor)
+    return statement.on_conflict_do_update(
+        index_elements=("exchange_id", "stream", "symbol"),
+        set_={"position": statement.excluded.position, "time_ms": statement.excluded.time_ms},
+        where=SyncCursor.time_ms <= statement.excluded.time_ms,
+    )
 
 
 def read_cursor(connection: Connection, exchange: str, stream: str, symbol: str) -> Cursor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from decimal import Decimal
@@ -218,10 +219,17 @@ def write_trips(
     if not trips:
         return
     rows = [trip_row(connection, names, book, trip, mark) for trip in trips]
-    statement: Any = insert_of(connection)(Transaction)
+    connection.execute(_upsert_of_trips(connection.dialect.name), rows)
+
+
+@functools.cache
+def _upsert_of_trips(dialect: str) -> Any:
+    """Built once: it has many columns, and building it takes longer than a fill otherwise would."""
+    statement: Any = insert_of(dialect)(Transaction)
     keys = ("account_id", "symbol", "entry_trade_id")
-    changed = {name: statement.excluded[name] for name in rows[0] if name not in (*keys, "exchange_id")}
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)
+    names = [column.name for column in Transaction.__table__.columns]
+    changed = {name: statement.excluded[name] for name in names if name not in (*keys, "id", "exchange_id")}
+    return statement.on_conflict_do_update(index_elements=keys, set_=changed)
 
 
 def trip_row(

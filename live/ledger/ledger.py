@@ -231,7 +231,7 @@ class Ledger:
         row = self._book_row(connection, *key).with_for_update()
         found = connection.execute(row).one_or_none()
         if found is None:
-            new = insert_of(connection)(models.Book).values(
+            new = insert_of(connection.dialect.name)(models.Book).values(
                 exchange_id=exchange_id, symbol=key[1], version=0, fills=0, income=0
             )
             connection.execute(new.on_conflict_do_nothing())

@@ -115,7 +115,7 @@ class Journal:
             names = _names(connection)
             for one in records:
                 values = _values(connection, names, one, optional=True)
-                insert = insert_of(connection)(Order).values(values)
+                insert = insert_of(connection.dialect.name)(Order).values(values)
                 news = (
                     "client_order_id",
                     "account_id",
@@ -138,7 +138,7 @@ class Journal:
             values = _values(connection, _names(connection), decision)
             del values["exchange_id"]
             written = connection.execute(
-                insert_of(connection)(DecisionRow).values(values).returning(DecisionRow.id)
+                insert_of(connection.dialect.name)(DecisionRow).values(values).returning(DecisionRow.id)
             )
             return int(written.scalar_one())
 
@@ -188,7 +188,7 @@ class Journal:
             for one in records:
                 values = _values(connection, names, one)
                 del values["exchange_id"]
-                insert = insert_of(connection)(EquityRow).values(values)
+                insert = insert_of(connection.dialect.name)(EquityRow).values(values)
                 changed = {
                     name: insert.excluded[name] for name in values if name not in ("account_id", "time_ms")
                 }
@@ -227,7 +227,7 @@ class Journal:
         """Write an emergency."""
         with self.store.write() as connection:
             values = _values(connection, _names(connection), record, optional=True)
-            connection.execute(insert_of(connection)(EmergencyRow).values(values))
+            connection.execute(insert_of(connection.dialect.name)(EmergencyRow).values(values))
 
     def emergencies(self, exchange: str, *, unacknowledged: bool = False) -> list[Emergency]:
         """The emergencies of an exchange account by time; all, or those that nobody acknowledged yet."""

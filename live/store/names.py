@@ -14,9 +14,9 @@ from live.store.models import Account, Exchange
 NAME_LENGTH = 64
 
 
-def insert_of(connection: Connection) -> Any:
+def insert_of(dialect: str) -> Any:
     """The dialect's INSERT, which knows ON CONFLICT; both are used alike, but have no common type."""
-    return insert_sqlite if connection.dialect.name == "sqlite" else insert_postgresql
+    return insert_sqlite if dialect == "sqlite" else insert_postgresql
 
 
 class Names:
@@ -77,7 +77,7 @@ class Names:
         """Key of an exchange account, which is made when it is new."""
         if name not in self._exchanges:
             _check("exchange", name)
-            insert = insert_of(connection)
+            insert = insert_of(connection.dialect.name)
             connection.execute(insert(Exchange).values(name=name).on_conflict_do_nothing())
             self._exchanges[name] = connection.execute(
                 select(Exchange.id).where(Exchange.name == name)
@@ -89,7 +89,7 @@ class Names:
         if (exchange, name) not in self._accounts:
             _check("account", name)
             exchange_id = self.exchange(connection, exchange)
-            insert = insert_of(connection)
+            insert = insert_of(connection.dialect.name)
             connection.execute(
                 insert(Account).values(exchange_id=exchange_id, name=name).on_conflict_do_nothing()
             )
