@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import traceback
 from decimal import Decimal
@@ -20,6 +22,7 @@ from live.store import Store, database_url
 from live.store.database import parse_url
 from live.store.types import ExactDecimal, decimal_text
 
+ROOT = Path(__file__).resolve().parents[3]
 SECRET = "s3cret/of@mine"
 QUOTED = "s3cret%2Fof%40mine"
 
@@ -203,3 +206,10 @@ def test_what_is_no_finite_decimal_is_refused(bad: object) -> None:
 def test_a_cell_that_holds_something_else_is_an_error(bad: object) -> None:
     with pytest.raises(StoreError, match="where a decimal number belongs"):
         ExactDecimal().process_result_value(bad, sqlite.dialect())
+
+
+def test_a_run_without_a_database_does_not_load_one() -> None:
+    """The start of live.py is short, and SQLAlchemy's import is not."""
+    code = "import sys, live.cli; print([m for m in ('sqlalchemy', 'alembic', 'psycopg', 'live.store') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
