@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, select, text, update
@@ -285,7 +286,8 @@ def read_events(
     waiting = 0
     owners: dict[int | None, str | None] = {None: None}
     is_text = connection.dialect.name == "sqlite"
-    fills = connection.execute(_EVENTS, where, execution_options={"yield_per": _AT_ONCE})
+    result = connection.execute(_EVENTS, where, execution_options={"yield_per": _AT_ONCE})
+    fills = chain.from_iterable(result.partitions())
     for (
         time_ms,
         trade_id,

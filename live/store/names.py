@@ -20,18 +20,24 @@ def insert_of(dialect: str) -> Any:
 
 
 class Names:
-    """Keys by name and names by key. After a transaction that was rolled back, call `clear`."""
+    """Keys by name and names by key. After a transaction that was rolled back, call `clear`.
+
+    Attributes:
+        complete: whether all that there are have been read.
+    """
 
     def __init__(self) -> None:
         self._exchanges: dict[str, int] = {}
         self._accounts: dict[tuple[str, str], int] = {}
         self._names: dict[int, tuple[str, str]] = {}
+        self.complete = False
 
     def clear(self) -> None:
         """Forget everything; it is read again when needed."""
         self._exchanges.clear()
         self._accounts.clear()
         self._names.clear()
+        self.complete = False
 
     def load(self, connection: Connection) -> None:
         """Read all of them."""
@@ -44,6 +50,7 @@ class Names:
             select(Account.id, Account.exchange_id, Account.name)
         ):
             self._put(by_key[exchange_id], name, key)
+        self.complete = True
 
     def exchanges(self) -> list[str]:
         """Names of all exchange accounts."""

@@ -94,6 +94,10 @@ def test_what_contradicts_a_known_entry_is_refused_and_nothing_is_recorded(store
         ledger.record_many([fill(2, "BUY", "1", "100"), replace(one, price=Decimal(101))])
     with pytest.raises(LedgerError, match="client order id"):
         ledger.record(replace(one, client_order_id="other"))
+    assert ledger.record(fill(5, "BUY", "1", "100", agent="sac", symbol="ETHUSDT"))
+    assert ledger.accounts("paper") == ["LLM-A", "sac"]
+    assert ledger.wallets("paper").keys() == {"LLM-A", "sac", MANUAL}
+    before = state_of(ledger, "paper")
     ledger.record_income([Income("paper", "BTCUSDT", T0, Decimal(1), "x")])
     with pytest.raises(LedgerError, match="known with the amount 1"):
         ledger.record_income([Income("paper", "BTCUSDT", T0, Decimal(2), "x")])

@@ -210,6 +210,7 @@ def test_a_cell_that_holds_something_else_is_an_error(bad: object) -> None:
 
 def test_a_run_without_a_database_does_not_load_one() -> None:
     """The start of live.py is short, and SQLAlchemy's import is not."""
-    code = "import sys, live.cli; print([m for m in ('sqlalchemy', 'alembic', 'psycopg', 'live.store') if m in sys.modules])"
+    heavy = ("sqlalchemy", "alembic", "psycopg", "live.store")
+    code = f"import sys, live.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
