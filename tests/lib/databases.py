@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ def postgresql_server() -> Any:
     """Started on first use, stopped and removed when the process ends."""
     # The server's own account must be able to reach its folder, so it cannot lie under pytest's private one.
     folder = Path(tempfile.mkdtemp(prefix="perpgym-postgresql-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # before pgserver's own, so after it
     runtime = folder / "runtime"
     runtime.mkdir(mode=0o700)
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # pgserver keeps its lock file there
