@@ -229,7 +229,10 @@ def _upsert_of_trips(dialect: str) -> Any:
     keys = ("account_id", "symbol", "entry_trade_id")
     names = [column.name for column in Transaction.__table__.columns]
     changed = {name: statement.excluded[name] for name in names if name not in (*keys, "id", "exchange_id")}
-    return statement.on_conflict_do_update(index_elements=keys, set_=changed)
+    statement = statement.on_conflict_do_update(index_elements=keys, set_=changed)
+    # With something to return SQLAlchemy sends a thousand rows at once instead of a statement per row, which pays only
+    # where a server must be asked.
+    return statement if dialect == "sqlite" else statement.returning(Transaction.id)
 
 
 def trip_row(
