@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from envs.account import ZERO, Fill
+from envs.errors import ExchangeError
 from live.account_watch import AccountWatch
 from live.exchange.base import Exchange, ExchangeAccount, FundingPayment
 
@@ -18,6 +19,7 @@ _HOUR_MS = 3_600_000
 _WEEK_MS = 168 * _HOUR_MS
 # Settlements are booked seconds after the hour: keep asking for a while.
 _FUNDING_DELAY_MS = 10 * 60_000
+_BEGIN_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,26 @@ class LiveAccount:
         self._watch.start()
         # Without a time the exchange tells of the last week only, and the run may have been away for longer.
         look_back_ms = min(since_ms, boundary_ms - _WEEK_MS) if since_ms else None
-        histories = await asyncio.gather(
-            *(self._exchange.fills(symbol, since_ms=look_back_ms) for symbol in self._symbols)
-        )
+        self._funding_since_ms = recent_ms = boundary_ms - _HOUR_MS
+        known_ms = recent_ms if transfers_since_ms is None else transfers_since_ms
+        await self._read()
+        for _ in range(_BEGIN_TRIES):
+            before = self._booked_usdt, dict(self._positions)
+            histories = await asyncio.gather(
+                *(self._exchange.fills(symbol, since_ms=look_back_ms) for symbol in self._symbols)
+            )
+            payments = await self._exchange.funding_payments(since_ms=self._funding_since_ms)
+            transfers = await self._exchange.transfers(since_ms=min(known_ms, recent_ms) + 1)
+            await self._read()
+            if before == (self._booked_usdt, self._positions):
+                break
+            # What was booked between two answers would be in the account, but in none of the lists.
+            _log.info("the account changed while its books were read: they are read again")
+        else:
+            raise ExchangeError(
+                f"the account changed each of {_BEGIN_TRIES} times that its books were read: stop whatever else "
+                "trades on it, then start again"
+            )
         unlogged = []
         for symbol, fills in zip(self._symbols, histories, strict=True):
             self._history[symbol] = fills
@@ -116,18 +135,12 @@ class LiveAccount:
                 self._last_trade[symbol] = int(fills[-1].trade_id)
             if since_ms:
                 unlogged += [f for f in fills if f.time_ms >= since_ms and (symbol, f.trade_id) not in logged]
-        self._funding_since_ms = boundary_ms - _HOUR_MS
-        payments = await self._exchange.funding_payments(since_ms=self._funding_since_ms)
         later = []
         for payment in payments:
             self._funding_seen.add(_key(payment))
             if payment.time_ms >= boundary_ms:
                 later.append(payment)
-        recent_ms = boundary_ms - _HOUR_MS
-        known_ms = recent_ms if transfers_since_ms is None else transfers_since_ms
-        transfers = await self._exchange.transfers(since_ms=min(known_ms, recent_ms) + 1)
         self._remember(transfers)
-        await self._read()
         self._explained_usdt = self._booked_usdt
         self._folded = {symbol: quantity for symbol, (quantity, _) in self._positions.items()}
         self._set_pending(later)

@@ -217,6 +217,8 @@ class Player:
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             points.struck += [event for event in session.events if not event.kills]  # perhaps
+        if not self._begun:
+            self._note_beginning()  # the child knows when that was
         if os.WIFSIGNALED(status):
             self.story.endings.append("killed")
             self.story.sigkills += 1
@@ -288,18 +290,21 @@ class Player:
 
         return WatchedEnv
 
+    def _note_beginning(self) -> None:
+        self._begun = True
+        self._optional = {
+            (symbol, str(trade.trade_id))
+            for symbol, trades in self.account.trades.items()
+            for trade in trades
+            if _leg(trade.order.client_order_id) is None
+        }
+
     def _at_plan(self, env: LiveEnv) -> None:
         """The account was read, the agent has decided: what it was shown must be the exchange's."""
         points = self._points
         assert points is not None
         if not self._begun:
-            self._begun = True
-            self._optional = {
-                (symbol, str(trade.trade_id))
-                for symbol, trades in self.account.trades.items()
-                for trade in trades
-                if _leg(trade.order.client_order_id) is None
-            }
+            self._note_beginning()
         self.story.steps += 1
         undisturbed = points.last_trade <= self._last_plan
         if undisturbed:
