@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -41,33 +41,16 @@ from live.exchange.base import Candle, Exchange
 from live.history import LiveHistory
 from live.live_account import Beginning, LiveAccount
 from live.order_desk import OrderDesk, Outcome, events_of
+from live.resume import Resume
 from live.triggers import TriggerDesk
 
 _NEAR = 0.002
 """A trigger this near to a candle's range, as a fraction of the price, counts as inside it."""
 
+_log = logging.getLogger(__name__)
+
 UNREAD = -1
 """`pending_orders` of an account that could not be read back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Where an earlier session of the same run ended.
-
-    Attributes:
-        last_row_close_ms: close of the last candle whose step rows are all on disk; 0 for a new run.
-        fills_since_ms: fills from here on belong to the run and its log; 0 for a new run.
-        logged_trades: (symbol, trade id) of every fill in the step logs.
-        transfers_until_ms: deposits and withdrawals up to here are part of the peak; None for a new run.
-        peak_equity_usdt, max_drawdown_fraction: of the run so far; None for a new run.
-    """
-
-    last_row_close_ms: int = 0
-    fills_since_ms: int = 0
-    logged_trades: frozenset[tuple[str, str]] = field(default_factory=frozenset)
-    transfers_until_ms: int | None = None
-    peak_equity_usdt: Decimal | None = None
-    max_drawdown_fraction: Decimal = ZERO
 
 
 class LiveEnv(TradingEnv):
@@ -185,6 +168,8 @@ class LiveEnv(TradingEnv):
             since_ms=self._resume.fills_since_ms,
             transfers_since_ms=self._resume.transfers_until_ms,
         )
+        for difference in self._resume.differences(self._quantities(), beginning.fills):
+            _log.warning("%s; going on from what the exchange holds", difference)
         await self._desk.begin(self._history.last_close_ms)
         for index, symbol in enumerate(self.symbols):
             held = self._account.candles_held(symbol, boundary_ms, self._history.interval_ms)

@@ -7,14 +7,14 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from envs.account import ActionType
+from envs.account import ZERO, ActionType
 from envs.errors import ConfigError, StepLogError
 from envs.step_log import COLUMNS, repair_torn_line
 
@@ -36,6 +36,8 @@ class Logged:
         trades: (symbol, trade id) of every fill.
         next_step: number of the next step.
         repaired: files whose torn last line was cut off.
+        equity_usdt, drawdown_fraction: of the last row.
+        positions: signed quantity by symbol, as of its last row.
     """
 
     last_row_close_ms: int
@@ -43,6 +45,9 @@ class Logged:
     trades: frozenset[tuple[str, str]]
     next_step: int
     repaired: tuple[Path, ...]
+    equity_usdt: Decimal = ZERO
+    drawdown_fraction: Decimal = ZERO
+    positions: Mapping[str, Decimal] = field(default_factory=dict)
 
 
 def write_session(folder: Path, stamp: str, values: dict[str, Any]) -> None:
@@ -115,10 +120,17 @@ class TransferMark:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An earlier session: its step log, there or not, and when it began by the exchange's clock."""
+    """An earlier session.
+
+    Attributes:
+        log: its step log, there or not.
+        begun_at_ms: when it began by the exchange's clock.
+        account_id: the exchange's name of the account; empty where it has none.
+    """
 
     log: Path
     begun_at_ms: int
+    account_id: str = ""
 
 
 def sessions_of(folder: Path, account: str) -> list[Session]:
@@ -135,13 +147,14 @@ def sessions_of(folder: Path, account: str) -> list[Session]:
         try:
             session = json.loads(path.read_text(encoding="utf-8"))
             session_account, begun_at_ms = session["account"], int(session["begun_at_ms"])
+            account_id = str(session.get("account_id", ""))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StepLogError(
                 f"session file {path} is damaged ({error}): without it nobody can tell which account its steps "
                 "were on; restore it, or move it and its step log away"
             ) from error
         if session_account == account:
-            sessions.append(Session(folder / f"steps_{match[1]}.csv", begun_at_ms))
+            sessions.append(Session(folder / f"steps_{match[1]}.csv", begun_at_ms, account_id))
     return sessions
 
 
@@ -155,12 +168,17 @@ def read_logged(sessions: Sequence[Session], symbols: Sequence[str]) -> Logged:
     trades: set[tuple[str, str]] = set()
     rows_at: dict[int, set[str]] = defaultdict(set)
     step = -1
+    equity = drawdown = ZERO
+    positions: dict[str, Decimal] = {}
     for path in (session.log for session in sessions if session.log.exists()):
         try:
             if repair_torn_line(path):
                 repaired.append(path)
             for row in _rows(path):
                 step = max(step, int(row["step"]))
+                equity, drawdown = Decimal(row["equity"]), Decimal(row["drawdown"])
+                sign = -1 if row["position_side"] == "SHORT" else 1
+                positions[row["symbol"]] = sign * Decimal(row["position_quantity"])
                 trades.update((row["symbol"], trade) for trade in row["trade_id"].split(";") if trade)
                 # Only a decision has an action: events and ends carry the time of a candle not yet decided on.
                 if row["action"] != "" and row["action_type"] != ActionType.END:
@@ -175,6 +193,9 @@ def read_logged(sessions: Sequence[Session], symbols: Sequence[str]) -> Logged:
         trades=frozenset(trades),
         next_step=step + 1,
         repaired=tuple(repaired),
+        equity_usdt=equity,
+        drawdown_fraction=drawdown,
+        positions=positions,
     )
 
 
@@ -194,7 +215,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             for row in reader:
                 if None in row or None in row.values():
                     raise ValueError(f"it has not {len(COLUMNS)} cells")
-                int(row["timestamp"]), int(row["step"]), Decimal(row["equity"])
+                int(row["timestamp"]), int(row["step"]), Decimal(row["equity"]), Decimal(row["drawdown"])
+                Decimal(row["position_quantity"])
                 yield row
         except (ValueError, InvalidOperation, csv.Error) as error:
             raise StepLogError(

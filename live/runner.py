@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -18,23 +18,22 @@ from agents.run import Ending, RunResult, run
 from envs.account import ZERO, Execution, Plan
 from envs.base import StepResult
 from envs.candles import interval_name
-from envs.errors import ConfigError, EmergencyError, ExchangeError, HaltedError
+from envs.errors import ConfigError, EmergencyError, ExchangeError
 from envs.features import feature_names
 from envs.observation import observation_spec
-from envs.risk import FileRiskStore, RiskState
 from envs.wrappers import RiskControl, StepLog
 from live.bridge import LoopThread
 from live.console import LiveConsole, utc_text
-from live.env import LiveEnv, Resume
+from live.env import LiveEnv
 from live.exchange.base import Exchange
 from live.exchange.binance import BinanceExchange
 from live.exchange.client_ids import check_agent_name
 from live.exchange.connection import ConnectionSettings
-from live.recovery import Logged, TransferMark, read_logged, run_lock, sessions_of, write_session
+from live.recovery import run_lock
+from live.run_memory import RunMemory
 from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_STAMP = "%Y%m%d_%H%M%S"
 
 
 @dataclass(frozen=True)
@@ -97,19 +96,6 @@ class _LiveLog(StepLog):
         super().close()
 
 
-class _FreshStore:
-    """The risk store of an account that is new with each session: a halt is kept, an old peak means nothing."""
-
-    def __init__(self, store: FileRiskStore) -> None:
-        self._store = store
-
-    def load(self) -> RiskState | None:
-        return None
-
-    def save(self, state: RiskState) -> None:
-        self._store.save(state)
-
-
 def run_live(options: LiveOptions, console: LiveConsole) -> LiveResult:
     """Run an agent on an exchange until it is done, stopped or halted.
 
@@ -133,24 +119,20 @@ def run_live(options: LiveOptions, console: LiveConsole) -> LiveResult:
         options.choice, options.paper, setup, options.symbols, options.interval_ms, options.environ
     )
     try:
-        store = FileRiskStore(options.folder / f"risk_{session.account_key}.json")
-        _check_halt(store, options.acknowledge_emergency)
+        memory = RunMemory(
+            options.folder,
+            session.account_key,
+            fresh=session.fresh,
+            acknowledge=options.acknowledge_emergency,
+            notice=console.notice,
+        )
+        memory.check_halt()
         # A new account of its own is nobody else's.
         alone = nullcontext() if session.fresh else run_lock(options.folder, session.account_key)
         with alone, LoopThread() as bridge:
-            return _Session(options, session, store, bridge, console).run()
+            return _Session(options, session, memory, bridge, console).run()
     finally:
         session.close()
-
-
-def _check_halt(store: FileRiskStore, acknowledge: bool) -> None:
-    state = store.load()
-    if state is not None and state.halted_reason and not acknowledge:
-        raise HaltedError(
-            f"this run was halted: {state.halted_reason}. Look at the account, then start again with "
-            "--acknowledge-emergency",
-            reason=state.halted_reason,
-        )
 
 
 class _Session:
@@ -160,13 +142,13 @@ class _Session:
         self,
         options: LiveOptions,
         session: VenueSession,
-        store: FileRiskStore,
+        memory: RunMemory,
         bridge: LoopThread,
         console: LiveConsole,
     ) -> None:
         self._options = options
         self._session = session
-        self._store = store
+        self._memory = memory
         self._bridge = bridge
         self._console = console
         self._stop = False
@@ -194,20 +176,13 @@ class _Session:
         options, setup, session = self._options, self._options.setup, self._session
         loaded = self._bridge.call(exchange.instruments(options.symbols))
         instruments = tuple(loaded[symbol] for symbol in options.symbols)
-        self._acknowledge()
         for instrument in instruments:
             leverage = setup.env.leverage_setting(instrument)
             self._bridge.call(exchange.set_leverage(instrument.symbol, leverage))
 
-        logged = self._read_logs()
-        transfers = None if session.fresh else TransferMark(options.folder, session.account_key)
-        stored = None if session.fresh else self._store.load()
-        stamp = _free_stamp(options.folder)
-        paths = {
-            "steps": options.folder / f"steps_{stamp}.csv",
-            "emergencies": options.folder / f"emergencies_{stamp}.csv",
-        }
-        write_session(options.folder, stamp, self._describe(exchange.now_ms()))
+        account_id = self._bridge.call(exchange.account_id())
+        remembered = self._memory.recall(account_id, options.symbols)
+        paths = self._memory.begin_session(self._describe(account_id, exchange.now_ms()))
         env = LiveEnv(
             exchange,
             self._bridge,
@@ -217,37 +192,24 @@ class _Session:
             scaler=setup.scaler,
             instruments=instruments,
             agent=setup.agent.name,
-            resume=Resume(
-                last_row_close_ms=logged.last_row_close_ms,
-                fills_since_ms=logged.fills_since_ms,
-                logged_trades=logged.trades,
-                transfers_until_ms=transfers.load() if transfers is not None and stored else None,
-                peak_equity_usdt=stored.peak_equity_usdt if stored else None,
-                max_drawdown_fraction=stored.max_drawdown_fraction
-                if stored
-                else Resume().max_drawdown_fraction,
-            ),
+            resume=remembered.resume,
             request_candle=session.lock_step.request_candle if session.lock_step else None,
-            on_transfers=transfers.save if transfers is not None else lambda _until_ms: None,
+            on_transfers=self._memory.save_transfers,
         )
-        risk = RiskControl(
-            env,
-            setup.limits,
-            store=_FreshStore(self._store) if session.fresh else self._store,
-            sleep=time.sleep,
-        )
+        risk = RiskControl(env, setup.limits, store=self._memory.store, sleep=time.sleep)
+        state = remembered.state
         log = _LiveLog(
             risk,
             agent=setup.agent.name,
             path=paths["steps"],
             emergencies_path=paths["emergencies"],
             keep_records=True,
-            initial_equity_usdt=stored.initial_equity_usdt if stored else None,
-            peak_equity_usdt=stored.peak_equity_usdt if stored else None,
-            max_drawdown_fraction=stored.max_drawdown_fraction if stored else Resume().max_drawdown_fraction,
-            first_step=logged.next_step,
+            initial_equity_usdt=state.initial_equity_usdt if state else None,
+            peak_equity_usdt=state.peak_equity_usdt if state else None,
+            max_drawdown_fraction=state.max_drawdown_fraction if state else ZERO,
+            first_step=remembered.logged.next_step,
         )
-        self._step = logged.next_step
+        self._step = remembered.logged.next_step
         self._show_banner(setup)
         if isinstance(setup.agent, KeepsRecords) and not self._session.fresh:
             setup.agent.resume()
@@ -260,14 +222,6 @@ class _Session:
                 log.close()
                 setup.agent.close()
         return self._finish(result, log, paths)
-
-    def _acknowledge(self) -> None:
-        """Forget a halt that the user has looked at; `_check_halt` has seen to it that there is no other."""
-        state = self._store.load()
-        if state is not None and state.halted_reason:
-            self._console.notice(f"emergency acknowledged: {state.halted_reason}")
-            # The drawdown counts from the account as it is now; else the old peak would halt the run at once again.
-            self._store.path.unlink()
 
     def _flatten(self, log: StepLog) -> None:
         """Close all positions, as often as it takes within the emergency protocol's tries.
@@ -367,18 +321,10 @@ class _Session:
         if not self._options.confirm(question):
             raise ConfigError("not confirmed: no order was sent; give --yes to skip the question")
 
-    def _read_logs(self) -> Logged:
-        fresh = self._session.fresh
-        earlier = [] if fresh else sessions_of(self._options.folder, self._session.account_key)
-        logged = read_logged(earlier, self._options.symbols)
-        for path in logged.repaired:
-            self._console.notice(f"cut off the unfinished last line of {path.name}")
-        return logged
-
-    def _describe(self, begun_at_ms: int) -> dict[str, object]:
+    def _describe(self, account_id: str, begun_at_ms: int) -> dict[str, object]:
         options = self._options
         return {
-            "account": self._session.account_key,
+            "account_id": account_id,
             "venue": self._session.venue.name,
             "agent": options.setup.agent.name,
             "train_id": options.setup.train_id,
@@ -419,21 +365,3 @@ class _Session:
             self._console.notice(f"last candle {utc_text(log.records[-1].timestamp)}")
         exit_code = 3 if result.emergency is not None else 0
         return LiveResult(result, metrics, paths, exit_code)
-
-
-def _free_stamp(folder: Path) -> str:
-    """The time to the second, as a name that no other session has, and that sorts behind theirs.
-
-    A session that starts within the second of the last one, or after the clock was set back, is named one later.
-    """
-    now = datetime.now(UTC).strftime(_STAMP)
-    newest = max((path.stem.removeprefix("session_") for path in folder.glob("session_*.json")), default="")
-    if newest < now:
-        return now
-    try:
-        taken = datetime.strptime(newest, _STAMP).replace(tzinfo=UTC)
-    except ValueError as error:
-        raise ConfigError(
-            f"session_{newest}.json in {folder} is not named by a time; move it away"
-        ) from error
-    return (taken + timedelta(seconds=1)).strftime(_STAMP)

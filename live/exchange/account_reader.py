@@ -40,6 +40,11 @@ class AccountReader:
                 f"set 'Asset Mode' to 'Single-Asset' in the exchange's preferences"
             )
 
+    async def account_id(self) -> str:
+        """The account's alias, a code of its own; empty for an account that holds no asset."""
+        rows: list[Json] = await self._rest.read("futures_account_balance")
+        return str(rows[0].get("accountAlias", "")) if rows else ""
+
     async def prepare(self, symbol: str, leverage: int | None) -> None:
         """Set a symbol to cross margin and to a leverage, None leaving that as it is.
 

@@ -267,6 +267,11 @@ class BinanceExchange(Exchange):
         self._rest.require_key("the account")
         return await self._account.account()
 
+    async def account_id(self) -> str:
+        """The exchange's own name of the account, whichever key asks; empty where it gives none."""
+        self._rest.require_key("the account")
+        return await self._account.account_id()
+
     async def set_leverage(self, symbol: str, leverage: int) -> None:
         """Set a symbol's leverage."""
         self._rest.require_key("setting the leverage")

@@ -29,13 +29,14 @@ from envs.risk import RiskLimits, RiskStore
 from envs.settings import EnvConfig
 from envs.wrappers import RiskControl, StepLog
 from live.bridge import LoopThread
-from live.env import LiveEnv, Resume
+from live.env import LiveEnv
 from live.exchange.base import RetryPolicy
 from live.exchange.binance import BinanceExchange
 from live.exchange.sockets import StreamSettings
 from live.paper.account import Account, PaperAccount
 from live.paper.feeds import ReplayFeed
 from live.paper.runtime import PaperServer
+from live.resume import Resume
 from live.settings import Credentials, paper_venue
 from live.venues import LockStep
 

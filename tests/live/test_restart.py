@@ -18,7 +18,14 @@ from support import START_MS, market_of
 from agents.base import AgentSetup
 from agents.run import Ending
 from envs.account import Side
-from envs.errors import ConfigError, HaltedError, MarketDataError, StepLogError
+from envs.errors import (
+    ConfigError,
+    ExchangeError,
+    ExchangeUnavailableError,
+    HaltedError,
+    MarketDataError,
+    StepLogError,
+)
 from envs.market import Market
 from envs.observation import ObservationSpec
 from envs.risk import FileRiskStore, RiskLimits
@@ -26,12 +33,15 @@ from envs.settings import EnvConfig
 from envs.step_log import COLUMNS, CsvAppender
 from live.candle_feed import CandleFeed
 from live.console import LiveConsole
+from live.exchange.base import RetryPolicy
+from live.exchange.binance import BinanceExchange
+from live.exchange.connection import ConnectionSettings
 from live.live_account import LiveAccount
 from live.order_desk import OrderDesk
-from live.paper import desk
+from live.paper import algo_desk, desk
 from live.paper.account import PaperAccount
 from live.paper.feeds import ReplayFeed
-from live.paper.orders import OrderRequest
+from live.paper.orders import AlgoRequest, OrderRequest
 from live.paper.runtime import PaperServer
 from live.recovery import Session, read_logged, run_lock
 from live.runner import LiveOptions, LiveResult, _LiveLog, run_live
@@ -222,15 +232,11 @@ def test_killed_within_the_row(server: PaperServer, tmp_path: Path, monkeypatch:
 def test_three_starts_at_one_candle_leave_one_stop(
     server: PaperServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def by_hand(side: Side) -> None:
-        order = OrderRequest("BTCUSDT", side, "MARKET", Decimal("0.1"))
-        desk.place_order(server.exchange.engine, account(server), order)
-
     for number in range(4):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             kill(patch, OrderDesk, "carry_out", call=1, after=True)
             session(server, tmp_path, [0.2], config=STOPS)
-        by_hand(Side.BUY)  # so that the next start has to replace the stop
+        by_hand(server, Side.BUY, "0.1")  # so that the next start has to replace the stop
         assert len(stops(server)) == 1, f"start {number}"
     session(server, tmp_path, [0.6], config=STOPS)
     assert stops(server) == [(Decimal(49_000), Decimal("0.6"))]
@@ -480,3 +486,182 @@ def test_a_session_within_the_second_of_the_last_or_before_it_sorts_behind_it(
     assert names[-1] == "session_20990101_000001.json" and len(names) == 5
     steps = [int(row["step"]) for row in rows_of(tmp_path)]
     assert steps == sorted(steps) and len(check(server, tmp_path)) == 8
+
+
+# --- what happens while nobody looks --------------------------------------------------------------------------------
+
+
+def by_hand(server: PaperServer, side: Side, quantity: str) -> None:
+    name = f"web_{quantity}_{len(account(server).orders)}"
+    order = OrderRequest("BTCUSDT", side, "MARKET", Decimal(quantity), client_order_id=name)
+    desk.place_order(server.exchange.engine, account(server), order)
+
+
+def test_a_trade_by_hand_while_the_run_is_down_is_a_row_and_part_of_the_position(
+    server: PaperServer, tmp_path: Path
+) -> None:
+    session(server, tmp_path, [0.2], [0.2], config=STOPS)
+    by_hand(server, Side.SELL, "0.5")
+    server.advance(3)
+    session(server, tmp_path, [-0.3], [-0.3], config=STOPS)
+    rows = check(server, tmp_path)
+    kinds = [row["action_type"] for row in rows]
+    assert kinds == ["open_long", "hold", "end", "flip_to_short", "hold", "hold", "end"]
+    assert "recovered after a restart: order web_0.5" in rows[3]["error"]
+    # The long position's stop is gone; the short one, of which nobody took care, has its own.
+    assert stops(server) == [(Decimal(51_000), Decimal("0.3"))]
+
+
+def test_a_liquidation_while_the_run_is_down_is_a_row(tmp_path: Path) -> None:
+    rows = [(50_000.0,) * 4] * 4 + [(50_000.0, 50_000.0, 43_000.0, 44_000.0)] + [(44_000.0,) * 4] * 10
+    with serve(market_of(rows)) as server:
+        config = env_config(max_leverage=20.0)
+        session(server, tmp_path, [2.0], [2.0], config=config)
+        server.advance(3)
+        assert account(server).position("BTCUSDT").quantity == 0
+        session(server, tmp_path, [0.0], config=config)
+        logged = check(server, tmp_path)
+        kinds = [row["action_type"] for row in logged]
+        # Nothing is left of the account, so that there is nothing to decide on.
+        assert kinds == ["open_long", "hold", "end", "liquidation", "end"]
+        assert Decimal(logged[-1]["balance"]) == account(server).wallet_usdt
+
+
+@pytest.mark.parametrize("side", [Side.BUY, Side.SELL])
+def test_triggers_of_ours_without_a_position_are_cancelled_and_others_are_left_alone(
+    server: PaperServer, tmp_path: Path, side: Side
+) -> None:
+    session(server, tmp_path, [0.2], [0.0], config=STOPS)
+
+    def rest(name: str, agent_side: Side, price: int) -> None:
+        request = AlgoRequest(
+            "BTCUSDT", agent_side, "STOP_MARKET", Decimal(price), Decimal("0.2"), client_algo_id=name
+        )
+        algo_desk.place_algo_order(server.exchange.engine, account(server), request)
+
+    price = 60_000 if side is Side.BUY else 40_000
+    rest("script_BTCUSDT_1704067199999s", side, price)
+    rest("other-agent_BTCUSDT_1704067199999s", side, price)
+    rest("web_stop", side, price)
+    session(server, tmp_path, [0.0], config=STOPS)
+    left = {order.client_algo_id for order in account(server).open_algo_orders.values()}
+    assert left == {"web_stop", "other-agent_BTCUSDT_1704067199999s"}
+    check(server, tmp_path)
+
+
+def test_a_fill_between_the_books_and_the_account_is_not_lost(
+    server: PaperServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session(server, tmp_path, [0.2], [0.2])
+    original = BinanceExchange.transfers
+    done = []
+
+    async def transfers(self: BinanceExchange, **options: Any) -> Any:
+        if not done:
+            done.append(True)
+            by_hand(server, Side.SELL, "0.1")
+        return await original(self, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BinanceExchange, "transfers", transfers)
+        session(server, tmp_path, [0.1])
+    rows = check(server, tmp_path)
+    assert [row["action_type"] for row in rows[3:]] == ["reduce_long", "hold", "end"]
+
+
+def test_an_account_that_never_stands_still_is_refused(
+    server: PaperServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = BinanceExchange.transfers
+
+    async def transfers(self: BinanceExchange, **options: Any) -> Any:
+        by_hand(server, Side.SELL, "0.001")
+        return await original(self, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BinanceExchange, "transfers", transfers)
+        with pytest.raises(ExchangeError, match="stop whatever else trades on it"):
+            session(server, tmp_path, [0.1])
+
+
+def test_an_exchange_that_cannot_be_reached_at_the_start_costs_nothing(
+    server: PaperServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session(server, tmp_path, [0.2], [0.2], config=STOPS)
+    before = (len(account(server).orders), stops(server), rows_of(tmp_path))
+    quick = RetryPolicy(attempts=2, delay_s=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            ConnectionSettings,
+            "connector",
+            lambda _self, venue, keys, symbols: BinanceExchange(venue, keys, symbols, retry=quick),
+        )
+        server.fault("unavailable_503", count=100)
+        with pytest.raises(ExchangeUnavailableError):
+            session(server, tmp_path, [0.3], config=STOPS)
+        server.clear_faults()
+    assert (len(account(server).orders), stops(server), rows_of(tmp_path)) == before
+    session(server, tmp_path, [0.3], config=STOPS)
+    assert check(server, tmp_path)[-2]["action_type"] == "increase_long"
+
+
+# --- what is lost, or another's -------------------------------------------------------------------------------------
+
+
+def test_a_lost_risk_state_is_refused_with_what_is_known(server: PaperServer, tmp_path: Path) -> None:
+    session(server, tmp_path, [0.2], [0.2])
+    (path,) = tmp_path.glob("risk_*.json")
+    path.unlink()
+    with pytest.raises(
+        ConfigError, match=r"is missing, but the step log has 3 steps.*equity of 9995\.00 USDT"
+    ):
+        session(server, tmp_path, [0.2])
+    session(server, tmp_path, [0.2], acknowledge_emergency=True)
+    session(server, tmp_path, [0.2])
+    check(server, tmp_path)
+
+
+def test_a_torn_risk_state_is_refused(server: PaperServer, tmp_path: Path) -> None:
+    session(server, tmp_path, [0.2], [0.2])
+    (path,) = tmp_path.glob("risk_*.json")
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        session(server, tmp_path, [0.2], acknowledge_emergency=True)
+
+
+def test_an_acknowledged_emergency_leaves_the_profit_and_loss_of_the_run(tmp_path: Path) -> None:
+    rows = [(50_000.0,) * 4] * 3 + [(45_000.0,) * 4] * 20
+    limits = RiskLimits(max_drawdown_fraction=0.05)
+    with serve(market_of(rows)) as server:
+        session(server, tmp_path, [0.2], [0.2], [0.2], limits=limits)
+        loss = Decimal(rows_of(tmp_path)[-1]["pnl_total"])
+        session(server, tmp_path, [0.0], limits=limits, acknowledge_emergency=True)
+        last = rows_of(tmp_path)[-1]
+        assert Decimal(last["pnl_total"]) == loss < -900
+        assert float(last["drawdown"]) == 0.0
+        # The halt is gone for good, and the peak is what the account was at the acknowledgement.
+        assert session(server, tmp_path, [0.0], limits=limits).exit_code == 0
+
+
+def test_the_key_of_another_account_is_refused(tmp_path: Path) -> None:
+    wallets = [PaperAccount(key, key, wallet_usdt=Decimal(10_000)) for key in ("paper", "other")]
+    with PaperServer.start(ReplayFeed(market(), 2), wallets) as server:
+        session(server, tmp_path, [0.2], [0.2])
+        setup = AgentSetup(Scripted([0.2]), env_config(), FEATURES)
+        other = PaperOptions(url=server.rest_url, api_key="other", api_secret="other")
+        options = LiveOptions(setup, ("BTCUSDT",), HOUR, tmp_path, VenueChoice.PAPER, other, steps=1)
+        with pytest.raises(ConfigError, match=r"this API key is of the account Paper\d+: use a key of"):
+            run_live(options, LiveConsole(quiet=True, out=io.StringIO()))
+        assert not server.exchange.engine.accounts["other"].orders
+
+
+def test_a_position_that_no_fill_explains_is_told_and_taken_over(
+    server: PaperServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    session(server, tmp_path, [0.2], [0.2])
+    assert not caplog.records
+    account(server).position("BTCUSDT").quantity = Decimal("0.5")
+    with caplog.at_level("WARNING"):
+        session(server, tmp_path, [0.5])
+    assert "BTCUSDT: the step log ends with 0.2, fills since make 0.2, the exchange holds 0.5" in caplog.text
+    assert rows_of(tmp_path)[-2]["action_type"] == "hold"

@@ -1,0 +1,44 @@
+"""Where an earlier session of a run ended, as the environment needs to know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from envs.account import ZERO, Fill
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where an earlier session of the same run ended.
+
+    Attributes:
+        last_row_close_ms: close of the last candle whose step rows are all on disk; 0 for a new run.
+        fills_since_ms: fills from here on belong to the run and its log; 0 for a new run.
+        logged_trades: (symbol, trade id) of every fill in the step logs.
+        transfers_until_ms: deposits and withdrawals up to here are part of the peak; None for a new run.
+        peak_equity_usdt, max_drawdown_fraction: of the run so far; None for a new run.
+        positions: signed quantity by symbol, as the log's last rows have it.
+    """
+
+    last_row_close_ms: int = 0
+    fills_since_ms: int = 0
+    logged_trades: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+    transfers_until_ms: int | None = None
+    peak_equity_usdt: Decimal | None = None
+    max_drawdown_fraction: Decimal = ZERO
+    positions: Mapping[str, Decimal] = field(default_factory=dict)
+
+    def differences(self, held: Mapping[str, Decimal], fills: Sequence[Fill]) -> list[str]:
+        """Positions that neither the log nor the log and the fills since explain, in words."""
+        found = []
+        for symbol, logged in self.positions.items():
+            since = sum((fill.signed_quantity for fill in fills if fill.symbol == symbol), ZERO)
+            # A row may show a position whose last fill has no row yet.
+            if held.get(symbol, logged) not in (logged, logged + since):
+                found.append(
+                    f"{symbol}: the step log ends with {logged}, fills since make {logged + since}, the exchange "
+                    f"holds {held[symbol]}"
+                )
+        return found
