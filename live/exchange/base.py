@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from decimal import Decimal
 from typing import Protocol, Self
 
 from envs.account import Fill, Order
@@ -17,6 +18,8 @@ from live.exchange.client_ids import ClientOrderId, client_order_id, parse_clien
 from live.exchange.records import (
     AccountEvent,
     AlgoEvent,
+    Booking,
+    BookingKind,
     Candle,
     ExchangeAccount,
     ExchangePosition,
@@ -40,6 +43,8 @@ from live.exchange.records import (
 __all__ = [
     "AccountEvent",
     "AlgoEvent",
+    "Booking",
+    "BookingKind",
     "Candle",
     "ClientOrderId",
     "Exchange",
@@ -153,6 +158,10 @@ class Exchange(ABC):
         """Rates settled in [start_ms, end_ms], ascending."""
 
     @abstractmethod
+    async def prices(self) -> dict[str, Decimal]:
+        """Last prices of all contracts, by one request."""
+
+    @abstractmethod
     def stream_candles(
         self, symbols: Sequence[str], interval_ms: int, *, after_ms: int
     ) -> AsyncIterator[Candle]:
@@ -221,6 +230,30 @@ class Exchange(ABC):
         order_id: str | None = None,
     ) -> list[Fill]:
         """This account's fills, ascending by trade id: since a time, from a trade id on, or of one order."""
+
+    async def fill_pages(
+        self, symbol: str, *, since_ms: int | None = None, from_id: str | None = None
+    ) -> AsyncIterator[list[Fill]]:
+        """As `fills`, page by page, so that a long history is never in memory at once."""
+        yield await self.fills(symbol, since_ms=since_ms, from_id=from_id)
+
+    async def booking_pages(self, *, since_ms: int) -> AsyncIterator[list[Booking]]:
+        """Everything that changed the wallet since a time, ascending, page by page.
+
+        Bookings of trades may be missing where the exchange has no listing of all; the fills tell them too.
+        """
+        kinds = (BookingKind.FUNDING, BookingKind.LIQUIDATION, BookingKind.TRANSFER)
+        booked = [
+            await self.funding_payments(since_ms=since_ms),
+            await self.liquidation_fees(since_ms=since_ms),
+            await self.transfers(since_ms=since_ms),
+        ]
+        page = [
+            Booking(kind, kind.value, one.symbol, one.amount_usdt, one.time_ms, one.transaction_id)
+            for kind, rows in zip(kinds, booked, strict=True)
+            for one in rows
+        ]
+        yield sorted(page, key=lambda one: one.time_ms)
 
     @abstractmethod
     async def funding_payments(self, *, since_ms: int) -> list[FundingPayment]:

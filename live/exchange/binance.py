@@ -13,6 +13,7 @@ from envs.errors import ConfigError
 from envs.instruments import Instrument
 from live.exchange.account_reader import AccountReader
 from live.exchange.base import (
+    Booking,
     Candle,
     Exchange,
     ExchangeAccount,
@@ -220,6 +221,10 @@ class BinanceExchange(Exchange):
         with naming_unknown_symbol(symbol, self.name):
             return await self._history.funding_rates(symbol, start_ms, end_ms)
 
+    async def prices(self) -> dict[str, Decimal]:
+        """Last prices of all contracts, by one request."""
+        return await self._listing.prices()
+
     def stream_candles(
         self, symbols: Sequence[str], interval_ms: int, *, after_ms: int
     ) -> AsyncIterator[Candle]:
@@ -282,6 +287,12 @@ class BinanceExchange(Exchange):
         self._rest.require_key("this check")
         await self._account.check_withdrawals_disabled()
 
+    async def booking_pages(self, *, since_ms: int) -> AsyncIterator[list[Booking]]:
+        """Everything that changed the wallet since a time; see `Exchange.booking_pages`."""
+        self._rest.require_key("the income")
+        async for page in self._trades.booking_pages(since_ms):
+            yield page
+
     async def funding_payments(self, *, since_ms: int) -> list[FundingPayment]:
         """Funding booked since a time, ascending."""
         self._rest.require_key("the funding payments")
@@ -333,6 +344,14 @@ class BinanceExchange(Exchange):
         """Cancel a trigger order and tell how it ended."""
         self._rest.require_key("cancelling an order")
         return await self._orders.cancel_trigger(symbol, client_order_id)
+
+    async def fill_pages(
+        self, symbol: str, *, since_ms: int | None = None, from_id: str | None = None
+    ) -> AsyncIterator[list[Fill]]:
+        """This account's fills page by page; see `Exchange.fill_pages`."""
+        self._rest.require_key("the fills")
+        async for page in self._trades.pages(symbol, since_ms=since_ms, from_id=from_id):
+            yield page
 
     async def fills(
         self,

@@ -6,6 +6,7 @@ import asyncio
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 
 from envs.errors import CredentialsError, InstrumentError, OrderRejectedError
 from envs.instruments import Instrument, default_instruments
@@ -24,6 +25,12 @@ class Listing:
     async def symbols(self) -> tuple[str, ...]:
         """All perpetual contracts that trade now."""
         return tuple(name for name, entry in (await self._listed()).items() if _is_tradable(entry))
+
+    async def prices(self) -> dict[str, Decimal]:
+        """Last prices of all contracts."""
+        rows = await self._rest.read("futures_symbol_ticker")
+        with parse.reading("the prices"):
+            return {str(row["symbol"]): Decimal(row["price"]) for row in rows}
 
     async def instruments(self, symbols: Sequence[str]) -> dict[str, Instrument]:
         """Instruments by symbol; without a key, brackets and fees come from the bundled table.

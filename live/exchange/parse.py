@@ -14,6 +14,8 @@ from envs.account import ZERO, Fill, Leg, Side
 from envs.errors import ExchangeError, InstrumentError
 from envs.instruments import Instrument, LeverageBracket
 from live.exchange.base import (
+    Booking,
+    BookingKind,
     Candle,
     ExchangePosition,
     FundingPayment,
@@ -90,16 +92,39 @@ def funding_rate(row: Json) -> FundingRate:
 
 
 def funding_payment(row: Json) -> FundingPayment:
-    """A row of income of the type FUNDING_FEE."""
+    """A row of income."""
     try:
         return FundingPayment(
-            symbol=str(row["symbol"]),
+            symbol=str(row["symbol"] or ""),
             amount_usdt=Decimal(row["income"]),
             time_ms=int(row["time"]),
             transaction_id=str(row.get("tranId", "")),
         )
     except (KeyError, TypeError, InvalidOperation) as error:
         raise malformed("a funding payment", error) from error
+
+
+_BOOKINGS = {
+    "REALIZED_PNL": BookingKind.TRADE,
+    "COMMISSION": BookingKind.TRADE,
+    "FUNDING_FEE": BookingKind.FUNDING,
+    "INSURANCE_CLEAR": BookingKind.LIQUIDATION,
+    "TRANSFER": BookingKind.TRANSFER,
+}
+
+
+def booking(row: Json) -> Booking:
+    """A row of income, of whatever type."""
+    payment = funding_payment(row)
+    reason = str(row.get("incomeType", ""))
+    return Booking(
+        _BOOKINGS.get(reason, BookingKind.OTHER),
+        reason,
+        payment.symbol,
+        payment.amount_usdt,
+        payment.time_ms,
+        payment.transaction_id,
+    )
 
 
 def _filters(symbol: Json) -> dict[str, Json]:

@@ -85,6 +85,28 @@ class FundingPayment:
     transaction_id: str = ""
 
 
+class BookingKind(StrEnum):
+    """Why the exchange changed the wallet."""
+
+    TRADE = "TRADE"  # realized PnL or commission: its fill tells it too
+    FUNDING = "FUNDING"
+    LIQUIDATION = "LIQUIDATION"  # a liquidation's fee, or what the insurance fund paid
+    TRANSFER = "TRANSFER"
+    OTHER = "OTHER"  # rebates, bonuses, conversions
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """One change of the wallet. `reason` is the exchange's own word, e.g. FUNDING_FEE; `symbol` may be empty."""
+
+    kind: BookingKind
+    reason: str
+    symbol: str
+    amount_usdt: Decimal
+    time_ms: int
+    transaction_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class ExchangePosition:
     """A position as the exchange keeps it. `liquidation_price` is None when there is none."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
 from envs.account import ZERO, Fill
 from envs.errors import ExchangeError, OutcomeUnknownError
 from live.exchange import parse
-from live.exchange.base import FundingPayment
+from live.exchange.base import Booking, FundingPayment
 from live.exchange.error_codes import ORDER_DOES_NOT_EXIST
 from live.exchange.rest import BinanceRest
 
@@ -83,6 +83,23 @@ class Trades:
             rows = await self._from_id(symbol, int(from_id))
         else:
             rows = await self._since(symbol, since_ms)
+        return await self._fills(symbol, rows)
+
+    async def pages(
+        self, symbol: str, *, since_ms: int | None = None, from_id: str | None = None
+    ) -> AsyncIterator[list[Fill]]:
+        """Fills, ascending by trade id, a page of the exchange's at a time."""
+        if from_id is None:
+            page = await self._first_page(symbol, since_ms)
+        else:
+            page = await self._rows(symbol, fromId=int(from_id))
+        while page:
+            yield await self._fills(symbol, page)
+            if len(page) < PAGE:
+                return
+            page = await self._rows(symbol, fromId=_last_id(page) + 1)
+
+    async def _fills(self, symbol: str, rows: Sequence[parse.Json]) -> list[Fill]:
         with parse.reading("the trades"):
             by_id = {int(row["id"]): row for row in rows}
             kept = [by_id[trade_id] for trade_id in sorted(by_id)]
@@ -110,37 +127,42 @@ class Trades:
             found.extend(page)
             if len(page) < PAGE:
                 return found
-            first_id = max(int(row["id"]) for row in page) + 1
+            first_id = _last_id(page) + 1
 
     async def _since(self, symbol: str, since_ms: int | None) -> list[parse.Json]:
-        """Windows of a week until the first trade, then on by trade id, which cannot miss any."""
+        page = await self._first_page(symbol, since_ms)
+        return page if len(page) < PAGE else page + await self._from_id(symbol, _last_id(page) + 1)
+
+    async def _first_page(self, symbol: str, since_ms: int | None) -> list[parse.Json]:
+        """Windows of a week until the first trade; from there trade ids lead on, which cannot miss any."""
         if since_ms is None:
             # Without a time the exchange gives the last seven days, oldest first.
-            page = await self._rows(symbol)
-            if len(page) < PAGE:
-                return page
-            return page + await self._from_id(symbol, max(int(row["id"]) for row in page) + 1)
+            return await self._rows(symbol)
         now_ms = await self._rest.fresh_now_ms()
         # The exchange forgets trades after some months; only a simulated one keeps all.
         start_ms = since_ms if self._rest.clock.simulated else max(since_ms, now_ms - _KEPT_MS)
         while start_ms <= now_ms:
             page = await self._rows(symbol, startTime=start_ms, endTime=start_ms + WEEK_MS - 1)
             if page:
-                return page + await self._from_id(symbol, max(int(row["id"]) for row in page) + 1)
+                return page
             start_ms += WEEK_MS
         return []
 
     async def _learn_client_ids(self, symbol: str, order_ids: Iterable[str]) -> None:
         unknown = [one for one in order_ids if (symbol, one) not in self._client_ids]
-        if len(unknown) > 3:
+        while len(unknown) > 3:
             # The listing gives orders from an id on, so one page usually has them all.
+            first_id = min(int(one) for one in unknown)
             rows: list[parse.Json] = await self._rest.read(
-                "futures_get_all_orders", symbol=symbol, orderId=min(int(one) for one in unknown), limit=PAGE
+                "futures_get_all_orders", symbol=symbol, orderId=first_id, limit=PAGE
             )
             with parse.reading("the orders"):
                 for row in rows:
                     self.know_order(symbol, str(row["orderId"]), str(row["clientOrderId"]))
+            before = len(unknown)
             unknown = [one for one in unknown if (symbol, one) not in self._client_ids]
+            if len(rows) < PAGE or len(unknown) == before:
+                break
         for first in range(0, len(unknown), _LOOK_UPS_AT_ONCE):
             batch = unknown[first : first + _LOOK_UPS_AT_ONCE]
             await asyncio.gather(*(self._learn_client_id(symbol, one) for one in batch))
@@ -186,6 +208,36 @@ class Trades:
                 return sorted(found.values(), key=lambda one: (one.time_ms, one.symbol))
             # Several symbols are charged at one moment, so the next page begins at the same one.
             start_ms = max(one.time_ms for one in page)
+
+    async def booking_pages(self, since_ms: int) -> AsyncIterator[list[Booking]]:
+        """Everything booked in USDT since a time, ascending, each once, a page of the exchange's at a time."""
+        start_ms, number = since_ms, 1
+        known: set[tuple[str, str, str, int]] = set()
+        while True:
+            rows: list[parse.Json] = await self._rest.read(
+                "futures_income_history", startTime=start_ms, limit=PAGE, page=number
+            )
+            page = []
+            for row in rows:
+                one = parse.booking(row)
+                key = one.reason, one.transaction_id, one.symbol, one.time_ms
+                if row.get("asset", "USDT") == "USDT" and key not in known:
+                    page.append(one)
+                    known.add(key)
+            yield page
+            if len(rows) < PAGE:
+                return
+            # Many rows share a moment, so the next page begins at the same one; pages are counted only where a
+            # moment fills one by itself, since rows that are booked meanwhile move them.
+            with parse.reading("the income"):
+                last_ms = max(int(row["time"]) for row in rows)
+            number = number + 1 if last_ms == start_ms else 1
+            start_ms = last_ms
+            known = {key for key in known if key[3] >= start_ms}
+
+
+def _last_id(rows: Iterable[parse.Json]) -> int:
+    return max(int(row["id"]) for row in rows)
 
 
 def _total(fills: Iterable[Fill]) -> Decimal:

@@ -19,7 +19,7 @@ class Cost:
 _UNKNOWN = 5
 # With a symbol, and without: then it is about all of them.
 _BY_SYMBOL: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {"futures_mark_price": (1, 10), "futures_get_open_orders": (1, 40)}
+    {"futures_mark_price": (1, 10), "futures_get_open_orders": (1, 40), "futures_symbol_ticker": (1, 2)}
 )
 _KLINES = frozenset({"futures_klines", "futures_mark_price_klines"})
 _WEIGHTS: Mapping[str, int] = MappingProxyType(
