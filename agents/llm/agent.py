@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class _Pending:
     record: DecisionRecord
     heard: Heard
     decision: Decision
+    step_size: Decimal
 
 
 class LlmAgent:
@@ -205,8 +207,8 @@ class LlmAgent:
         if decision.action == "HOLD":
             self._record(record, Ruling(Verdict.ACCEPTED), heard, decision)
             return hold
-        self._pending = _Pending(record, heard, decision)
         assert decision.symbol is not None
+        self._pending = _Pending(record, heard, decision, view.instruments[decision.symbol].step_size)
         decided = Decided(
             decision.signed_quantity,
             decision.leverage or 0.0,
@@ -222,7 +224,7 @@ class LlmAgent:
             return
         symbol = pending.decision.symbol
         assert symbol is not None
-        ruling, result = rule(plan, execution, symbol, pending.decision.signed_quantity)
+        ruling, result = rule(plan, execution, symbol, pending.decision.signed_quantity, pending.step_size)
         self._record(pending.record, ruling, pending.heard, pending.decision, result)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from agents.llm.request import Usage
 from envs.account import Execution, OrderResult, OrderStatus, Plan
+from envs.decisions import CUT_LEVERAGE
 from envs.errors import ConfigError
 from envs.time_grid import format_time
 
@@ -176,7 +177,9 @@ def keeps_prompt(ruling: Ruling, request_key: str, share: float, seed: int) -> b
     return drawn < share * 2**64
 
 
-def rule(plan: Plan, execution: Execution, symbol: str, target: float) -> tuple[Ruling, OrderResult]:
+def rule(
+    plan: Plan, execution: Execution, symbol: str, target: float, step_size: Decimal
+) -> tuple[Ruling, OrderResult]:
     """What the risk layer and the exchange made of a decision for `symbol` that asked for the position `target`."""
     place = [entry.symbol for entry in plan.entries].index(symbol)
     asked, result = plan.entries[place], execution.results[place]
@@ -196,7 +199,7 @@ def rule(plan: Plan, execution: Execution, symbol: str, target: float) -> tuple[
             wanted = asked.target_quantity if asked.order is not None else Decimal(repr(float(target)))
             if result.error:
                 return Ruling(Verdict.REJECTED, "exchange", result.error), result
-            if _close_to(wanted, done.target_quantity):
+            if abs(wanted - done.target_quantity) < step_size:
                 return Ruling(Verdict.ACCEPTED, "", "the position is as it should be"), result
             detail = f"nothing is left of {shortest(wanted)} within the limits and the quantity step"
             return Ruling(Verdict.REJECTED, "nothing_left", detail), result
@@ -207,14 +210,16 @@ def rule(plan: Plan, execution: Execution, symbol: str, target: float) -> tuple[
     return Ruling(Verdict.ACCEPTED), result
 
 
-def _close_to(wanted: Decimal, held: Decimal) -> bool:
-    return abs(wanted - held) <= Decimal("1e-9") * max(abs(wanted), abs(held))
-
-
 def _limit_of(note: str) -> str:
     """The name of the limit in a note of the planner or of the risk layer."""
     if "reduced by " in note:
-        return note.split("reduced by ", 1)[1].split()[0]
-    if "max_leverage" in note or "leverage" in note:
-        return "leverage"
-    return "max_quantity"
+        return note.split("reduced by ", 1)[1].split()[0].rstrip(":")
+    for words, name in (
+        ("max_leverage", "max_leverage"),
+        (CUT_LEVERAGE, "leverage"),
+        ("largest position", "leverage_bracket"),
+        ("maximum market order", "max_quantity"),
+    ):
+        if words in note:
+            return name
+    return "limits"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_support import bare_environ, live, rig, rows_of
+from live_support import REPOSITORY, bare_environ, live, rig, rows_of
 from llm_servers import KEY, KEY_NAME, Answer, LlmServer, Question, llm_file, opening, records, say
 
 from agents.base import AgentSetup
 from agents.catalog import make_agent
+from agents.llm.agent import LlmAgent
 from agents.run import run
 from agents.simulate import build_env
 from envs.instruments import default_instruments
@@ -164,3 +168,51 @@ def test_a_run_that_goes_on_counts_what_was_spent_before(
     setup.agent.close()
     lines = log.read_text().splitlines()
     assert lines[4] == '{"torn' and json.loads(lines[5])["verdict"] == "accepted"
+
+
+def test_a_hung_agent_in_a_thread_of_its_own_holds_up_no_other(server: LlmServer, tmp_path: Path) -> None:
+    """As an arena runs them: each agent with its loop in a thread."""
+    server.script = lambda question: (
+        Answer("hang") if question.body["model"] == "slow" else say({"action": "HOLD"})
+    )
+    server.models = ("slow", "quick")
+    tallies: dict[str, Any] = {}
+    done: list[str] = []
+
+    def play(model: str) -> None:
+        folder = tmp_path / model
+        folder.mkdir()
+        path = llm_file(folder, server.url, provider={"model": model, "timeout_s": 3.0}, cache=None)
+        setup = make_agent(f"llm:{path}", symbols=SYMBOLS)
+        env = build_env(setup, synthetic_market(SYMBOLS, n=20, seed=1))
+        run(RiskControl(env, setup.limits), setup.agent, max_steps=1 if model == "slow" else 8)
+        setup.agent.close()
+        assert isinstance(setup.agent, LlmAgent)
+        tallies[model] = dict(setup.agent.tally.verdicts)
+        done.append(model)
+
+    import anthropic  # noqa: F401  (its import takes seconds, once)
+
+    threads = [threading.Thread(target=play, args=(model,)) for model in ("slow", "quick")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert tallies == {"slow": {"failed": 1}, "quick": {"accepted": 8}}
+    assert done == ["quick", "slow"]
+
+
+def test_making_an_agent_imports_no_sdk(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from agents.catalog import make_agent
+make_agent("ema-cross", symbols=("BTCUSDT",))
+assert not [name for name in sys.modules if name.startswith("agents.llm")]
+make_agent("llm:{llm_file(tmp_path)}", symbols=("BTCUSDT",))
+found = {{"anthropic", "openai", "httpx", "httpx2"}} & set(sys.modules)
+assert not found, found
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -24,9 +24,11 @@ from agents.llm.setup import llm_setup
 from agents.run import run
 from agents.simulate import build_env, simulate
 from envs.candles import CandleSet
+from envs.decisions import Decided, decision_action
 from envs.features import market_features
 from envs.futures_env import FuturesEnv
 from envs.market import Market, build_market
+from envs.risk import fresh_state
 from envs.synthetic import synthetic_market
 from envs.wrappers import RiskControl, StepLog
 
@@ -275,6 +277,45 @@ def test_anothers_position_cannot_be_named(tmp_path: Path) -> None:
     done = simulate(setup, build_env(setup, synthetic_market(SYMBOLS, n=14, seed=6)))
     assert [one.verdict.value for one in sink.records[:5]] == ["invalid"] * 4 + ["rejected"]
     assert done.trades == ()
+
+
+@pytest.mark.parametrize(
+    ("quantity", "leverage", "limits", "verdict", "check"),
+    [
+        (5.0004, 3, {}, "accepted", ""),  # what is held, but for the quantity step
+        (40, 3, {"max_leverage": None}, "reduced", "leverage"),
+        (8, 0.7, {}, "reduced", "leverage"),  # the decision's own
+        (9, 3, {"max_leverage": 0.8}, "reduced", "max_leverage"),
+        (7, 3, {"max_order_notional_usdt": 100}, "reduced", "max_order_notional"),
+        (7, 3, {"allowed_symbols": ["ETHUSDT"]}, "rejected", "symbol_allowed"),
+    ],
+)
+def test_a_verdict_names_the_limit(
+    quantity: float, leverage: float, limits: Any, verdict: str, check: str, tmp_path: Path
+) -> None:
+    """5 BTC of 100 are held, of 1000 USDT; then the decision."""
+    setup, _, sink = made(
+        tmp_path, lambda _k, _r: opening(quantity=quantity, leverage=leverage), risk=limits,
+        features={"indicators": [{"name": "high_low_range"}]}, prompt={"candles": 2},
+    )  # fmt: skip
+    market = calm_market(*[100.0] * 6)
+    env = FuturesEnv(
+        market,
+        features=market_features(market, setup.features),
+        config=setup.env,
+        instruments={symbol: instrument(symbol, taker_fee="0") for symbol in SYMBOLS},
+    )
+    observation, info = env.reset()
+    env.step(decision_action(SYMBOLS, {"BTCUSDT": Decided(5.0)}))
+    risk = RiskControl(env, setup.limits)
+    # The position is there already: only what the wrapper remembers is made anew.
+    risk._state = fresh_state(env.account().equity_usdt, env.account().time_ms)
+    setup.agent.reset(env.spec_observation)
+    plan = risk.plan(setup.agent.act(observation, {**info, "view": env.view}))
+    assert isinstance(setup.agent, LlmAgent)
+    setup.agent.on_execution(plan, risk.execute(plan))
+    (record,) = sink.records
+    assert (record.verdict.value, record.check) == (verdict, check), record.detail
 
 
 # --- what is shown ----------------------------------------------------------------------------------------
