@@ -54,6 +54,28 @@ def reducing_risk() -> Iterator[None]:
         _URGENCY.reset(token)
 
 
+@dataclass(slots=True)
+class Meter:
+    """What requests cost that were admitted while it ran."""
+
+    requests: int = 0
+    weight: int = 0
+
+
+_METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metered() -> Iterator[Meter]:
+    """Count the requests made inside, also by tasks begun inside, and nobody else's."""
+    meter = Meter()
+    token = _METER.set(meter)
+    try:
+        yield meter
+    finally:
+        _METER.reset(token)
+
+
 def present_urgency() -> Urgency:
     """The urgency of a request made here and now."""
     return _URGENCY.get()
@@ -214,6 +236,10 @@ class RequestBudget:
                 _LOG.info("request limit nearly used up: waiting for %.1f s", pause_s)
             paced = True
             await self._sleep(pause_s)
+        meter = _METER.get()
+        if meter is not None:
+            meter.requests += 1
+            meter.weight += cost.weight
         self.weight.in_flight += cost.weight
         self.orders_10s.in_flight += cost.orders
         self.orders_1m.in_flight += min(1, cost.orders)

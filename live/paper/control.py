@@ -23,7 +23,7 @@ from envs.account import Side
 from envs.errors import ConfigError
 from live.paper import desk
 from live.paper.account import Account
-from live.paper.closing import liquidate
+from live.paper.closing import deleverage, liquidate
 from live.paper.errors import ApiError, refusal
 from live.paper.exchange import PaperExchange
 from live.paper.fault_specs import Action, FaultSchedule, parse_fault
@@ -144,6 +144,8 @@ class Control:
                 return self._trade(action)
             case "liquidate":
                 return self._liquidate(action)
+            case "deleverage":
+                return self._deleverage(action)
             case "transfer":
                 return self._transfer(action)
             case "clock_skew":
@@ -223,6 +225,23 @@ class Control:
         liquidate(self._exchange.engine, account)
         self._exchange.flush()
         return {"symbols": symbols}
+
+    def _deleverage(self, action: Action) -> dict[str, Any]:
+        """Auto-deleveraging: the account's position closes against somebody else's liquidation."""
+        engine, account = self._exchange.engine, self._account(action.api_key)
+        position = next((one for one in account.held() if one.symbol == action.symbol), None)
+        if position is None or action.quantity > abs(position.quantity):
+            held = "nothing" if position is None else abs(position.quantity)
+            raise ApiError(
+                -1130,
+                f"The account {action.api_key!r} holds {held} of {action.symbol!r}; {action.quantity} cannot be "
+                "deleveraged.",
+            )
+        self._exchange.tick()
+        price = action.price or engine.mark(action.symbol)
+        trade = deleverage(engine, account, position, action.quantity or abs(position.quantity), price)
+        self._exchange.flush()
+        return {"tradeId": trade.trade_id}
 
     def _transfer(self, action: Action) -> dict[str, Any]:
         """Money that comes from, or goes to, another wallet of the same person."""

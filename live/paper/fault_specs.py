@@ -61,6 +61,7 @@ ActionKind = Literal[
     "clock_skew",
     "manual_trade",
     "liquidate",
+    "deleverage",
     "transfer",
 ]
 REQUEST_KINDS: tuple[str, ...] = get_args(RequestKind)
@@ -68,7 +69,7 @@ STREAM_KINDS: tuple[str, ...] = get_args(StreamKind)
 ACTION_KINDS: tuple[str, ...] = get_args(ActionKind)
 
 # A schedule must not make what only a person can ask for sensibly.
-_NOT_DRAWN = frozenset({"refuse", "clock_skew", "manual_trade", "liquidate", "transfer"})
+_NOT_DRAWN = frozenset({"refuse", "clock_skew", "manual_trade", "liquidate", "deleverage", "transfer"})
 DelayMs = Annotated[int, Field(ge=0, le=600_000)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 
@@ -136,7 +137,8 @@ class Action(StrictModel):
             good), of `restart` how long connections are refused.
         offset_ms: by how much the exchange's clock is off, for `clock_skew`; 0 puts it right.
         api_key: the account, for `expire_listen_keys` a pattern.
-        symbol, side, quantity, price: the order of `manual_trade`; without a price at market.
+        symbol, side, quantity, price: the order of `manual_trade`; without a price at market. `deleverage` closes so
+            much of a position, 0 for all of it, at the price, by default the mark price.
         amount_usdt: of a `transfer`: deposited, or withdrawn when below zero.
     """
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from envs.account import Fill
 from envs.errors import AuthenticationError, ConfigError, ExchangeError
@@ -26,6 +26,8 @@ from live.sync.writer import LedgerWriter
 
 _LOG = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
 FillListener = Callable[[Fill], None]
 EventListener = Callable[[UserEvent], None]
 
@@ -47,6 +49,11 @@ class TradeSync:
             when the process dies is not told again: what follows from fills is read from the ledger at a start.
         on_event: called with every event of the user stream as it arrives, fills too, before they are recorded.
         settings: see `TradeSyncSettings`.
+
+    Attributes:
+        found_symbols: that the account trades beside those given.
+        left_out: that it trades, and that the ledger does not keep because they are not settled in USDT.
+        error: what ended the sync, None while it runs.
     """
 
     def __init__(
@@ -68,7 +75,7 @@ class TradeSync:
             if not is_kept(symbol):
                 raise ConfigError(f"symbol {symbol!r} is not a contract settled in USDT; leave it out")
         self.found_symbols: set[str] = set()
-        self._left_out: set[str] = set()
+        self.left_out: set[str] = set()
         self.settings = settings or TradeSyncSettings()
         self._fill_listeners = [on_fill] if on_fill else []
         self._event_listeners = [on_event] if on_event else []
@@ -97,15 +104,17 @@ class TradeSync:
     @property
     def is_caught_up(self) -> bool:
         """Whether the ledger has everything that the exchange has told: no hole is open, no fill waits."""
-        stream = self._stream
-        return (
-            self.error is None
-            and stream is not None
-            and stream.connected
-            and self._caught_up.is_set()
-            and not self._heard
-            and not self._recording
-        )
+        waiting = self._heard or self._recording
+        return self.is_listening and self._caught_up.is_set() and not waiting
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the user stream can tell of an event now."""
+        return self.error is None and self._stream is not None and self._stream.connected
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do something with the ledger's database on the thread that writes to it, off the event loop."""
+        return await self._writer.run(work, *args, **kwargs)
 
     def add_listener(
         self, on_fill: FillListener | None = None, on_event: EventListener | None = None
@@ -193,12 +202,12 @@ class TradeSync:
                 listener(fill)
 
     def _notice(self, *symbols: str) -> None:
-        for symbol in sorted(set(symbols) - self.symbols - self.found_symbols - self._left_out):
+        for symbol in sorted(set(symbols) - self.symbols - self.found_symbols - self.left_out):
             if is_kept(symbol):
                 self.found_symbols.add(symbol)
                 _LOG.info("%s trades %s, which is not among the symbols given", self.account, symbol)
             else:
-                self._left_out.add(symbol)
+                self.left_out.add(symbol)
                 _LOG.warning(
                     "%s trades %s, which the ledger does not keep: not in USDT", self.account, symbol
                 )
@@ -307,6 +316,14 @@ class TradeSync:
             if book.symbol and len(book.positions) > 1:
                 await self.history.read_settlements(book.symbol, now_ms, found)
 
+    async def read_bookings_again(self, since_ms: int) -> CaughtUp:
+        """Read everything that changed the wallet since a time, though it was read before."""
+        async with self._catching_up:
+            found = CaughtUp()
+            now_ms = await self.exchange.server_time_ms()
+            await self.history.read_bookings(now_ms, found, since_ms=since_ms)
+            return found
+
     def _known_symbols(self) -> set[str]:
         booked = {book.symbol for book in self.ledger.books(self.account) if book.symbol}
         return booked | self.symbols | self.found_symbols
@@ -337,9 +354,7 @@ class TradeSync:
                     break
                 await asyncio.sleep(pause_s)
                 try:
-                    async with self._catching_up:
-                        now_ms = await self.exchange.server_time_ms()
-                        await self.history.read_bookings(now_ms, CaughtUp(), since_ms=self._booking_ms - 1)
+                    await self.read_bookings_again(self._booking_ms - 1)
                 except AuthenticationError:
                     raise
                 except ExchangeError as error:
