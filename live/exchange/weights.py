@@ -30,6 +30,7 @@ _WEIGHTS: Mapping[str, int] = MappingProxyType(
         "futures_leverage_bracket": 1,
         "futures_commission_rate": 20,
         "futures_account": 5,
+        "futures_account_balance": 5,
         "futures_position_information": 5,
         "futures_account_config": 5,
         "futures_symbol_config": 5,

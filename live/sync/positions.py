@@ -258,7 +258,7 @@ class PositionSync:
         if marks:
             ledger.mark(account, marks, time_ms)
         closed = []
-        since: dict[str | None, int] = {symbol: since_ms for symbol, since_ms in touched.items()}
+        since: dict[str | None, int] = dict(touched.items())
         if first:
             cursor = ledger.cursor(account, POSITIONS)
             # At the first sync ever, what closed before it is history.

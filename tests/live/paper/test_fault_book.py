@@ -191,7 +191,7 @@ def test_all_that_can_be_drawn_is_drawn() -> None:
         for fault in (book.for_request(order(f"a-{n}")), book.for_event("user", f"E{n}"), book.for_candle()):
             if fault is not None:
                 kinds[fault.kind] += 1
-    not_drawn = {"refuse", "clock_skew", "manual_trade", "liquidate", "transfer"}
+    not_drawn = {"refuse", "clock_skew", "manual_trade", "liquidate", "deleverage", "transfer"}
     assert set(kinds) == {*REQUEST_KINDS, *STREAM_KINDS, *ACTION_KINDS} - not_drawn
 
 

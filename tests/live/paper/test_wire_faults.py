@@ -362,6 +362,21 @@ async def test_somebody_else_trades_on_the_account(alice: PaperClient) -> None:
             await alice.fault("manual_trade", **settings)
 
 
+async def test_auto_deleveraging_out_of_the_blue(alice: PaperClient) -> None:
+    with pytest.raises(ConfigError, match="holds nothing of 'BTCUSDT'"):
+        await alice.fault("deleverage", api_key="alice", symbol="BTCUSDT")
+    await alice.order(quantity="0.1")
+    with pytest.raises(ConfigError, match=r"holds 0\.1 of 'BTCUSDT'; 0\.2 cannot be deleveraged"):
+        await alice.fault("deleverage", api_key="alice", symbol="BTCUSDT", quantity="0.2")
+    await alice.fault("deleverage", api_key="alice", symbol="BTCUSDT", quantity="0.04", price="41000")
+    assert held(alice) == Decimal("0.06")
+    trade = (await alice.signed("GET", "/fapi/v1/userTrades", symbol="BTCUSDT")).body[-1]
+    assert (Decimal(trade["price"]), Decimal(trade["commission"])) == (41_000, 0)
+    assert (await alice.orders())[-1]["clientOrderId"] == "adl_autoclose"
+    await alice.fault("deleverage", api_key="alice", symbol="BTCUSDT")
+    assert held(alice) == 0
+
+
 async def test_a_liquidation_out_of_the_blue(alice: PaperClient) -> None:
     with pytest.raises(ConfigError, match="holds nothing"):
         await alice.fault("liquidate", api_key="alice")
