@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.11
 VENV := .venv
+BENCH_VENV := .venv-bench
 BIN := $(VENV)/bin
 PACKAGES := envs agents live
 
@@ -28,8 +29,10 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[train,test]'
 	@touch $@ $(VENV)/.train
 
-$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[train,test,bench]'
+# An environment of its own: what is measured beside pins old versions of libraries that the tests use.
+$(BENCH_VENV)/.bench: pyproject.toml
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --editable '.[train,bench]'
 	@touch $@
 
 demo: $(VENV)/.train
@@ -51,9 +54,9 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench
+bench: $(BENCH_VENV)/.bench
 	@for module in $(notdir $(basename $(filter-out tests/benchmarks/_%,$(wildcard tests/benchmarks/*.py)))); do \
-		$(BIN)/python -m tests.benchmarks.$$module || exit 1; done
+		$(BENCH_VENV)/bin/python -m tests.benchmarks.$$module || exit 1; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -10,27 +10,14 @@ from __future__ import annotations
 import atexit
 import importlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 
+from envs.leaving_out import without
+
 _EXTENSION = "talib._ta_lib"
-
-
-@contextmanager
-def _without(name: str) -> Iterator[None]:
-    """Let imports of a package that is not loaded yet fail as if it were not installed."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[name]
 
 
 @cache
@@ -45,7 +32,7 @@ def ta() -> ModuleType:
     extension = module_from_spec(spec)
     # Under its own name, so that a later `import talib` takes this one and not a second.
     sys.modules[_EXTENSION] = extension
-    with _without("pandas"), _without("polars"):
+    with without("pandas"), without("polars"):
         spec.loader.exec_module(extension)
     if not hasattr(extension, "_ta_initialize"):
         return importlib.import_module("talib")

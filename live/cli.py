@@ -29,6 +29,7 @@ from agents.training_run import RunMetadata
 from envs.candles import interval_to_ms, load_candles
 from envs.config import read_yaml
 from envs.errors import ConfigError, PerpgymError
+from envs.leaving_out import numba_without_blas
 from live.console import LiveConsole
 from live.exchange.connection import ConnectionSettings
 from live.flatten_command import FlattenOptions, run_flatten
@@ -303,4 +304,5 @@ def _confirm(question: str, wanted: str = _CONFIRMATION) -> bool:
 
 def main() -> None:
     """The entry point of `live.py`."""
+    numba_without_blas()
     app()
