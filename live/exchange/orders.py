@@ -131,7 +131,9 @@ class Orders:
         if trigger.quantity is None:
             params["closePosition"] = "true"
         else:
-            params |= {"quantity": plain(trigger.quantity), "reduceOnly": "true"}
+            params["quantity"] = plain(trigger.quantity)
+            if trigger.reduce_only:
+                params["reduceOnly"] = "true"
 
         async def find() -> Json | None:
             return await self._find_trigger(trigger.symbol, client_id)

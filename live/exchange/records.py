@@ -169,8 +169,10 @@ class TriggerOrder:
 
     Attributes:
         side: of the order: SELL guards a long.
-        quantity: base units (reduce-only), or None to close the whole position whatever its size is then.
+        quantity: base units, or None to close the whole position whatever its size is then.
         by_mark_price: whether the mark price triggers it, instead of the last price.
+        reduce_only: whether the exchange may let it only reduce the account's position; not where several agents
+            share the account, whose net may be smaller than this position. Closing the whole position always does.
     """
 
     symbol: str
@@ -180,6 +182,7 @@ class TriggerOrder:
     client_order_id: str
     quantity: Decimal | None = None
     by_mark_price: bool = False
+    reduce_only: bool = True
 
 
 @dataclass(frozen=True, slots=True)
