@@ -328,6 +328,8 @@ class LiveEnv(TradingEnv):
 
     def _was_quiet(self, candles: Mapping[str, Candle]) -> bool:
         """Whether no trigger, liquidation or funding of ours can have come about inside these candles."""
+        if self.stale_symbols():
+            return False  # after an outage candles come in a burst, and what happened belongs to a later one
         held = {symbol: self._account.position(symbol) for symbol in self.symbols}
         if any(quantity for quantity, _ in held.values()) and self._history.interval_ms > HOUR_MS:
             return False

@@ -16,6 +16,41 @@ from player import play
 from schedules import FAULTS, At, Away, Schedule, Session, schedules
 
 FOUND: tuple[Schedule, ...] = (
+    # A clock behind the market's left the run a candle behind, deciding on positions that were closed already.
+    Schedule(
+        sessions=(
+            Session(actions=((0.0, 0.0), (0.25, 0.25), (-0.5, 1.0), (1.0, 1.0)), before=Away(candles=1)),
+            Session(
+                actions=(
+                    (-1.0, -0.5),
+                    (-0.5, -0.25),
+                    (-1.0, 0.25),
+                    (-0.25, 0.5),
+                    (-0.25, -0.5),
+                    (0.25, 0.25),
+                    (1.0, 1.0),
+                ),
+                events=(At(1, "reject_reduce_only"), At(7, "html_502"), At(24, "html_502", 3)),
+            ),
+            Session(
+                actions=(
+                    (-0.25, 0.5),
+                    (1.0, 1.0),
+                    (-0.5, 0.0),
+                    (-1.0, 1.0),
+                    (1.0, 1.0),
+                    (-0.25, 0.5),
+                    (0.0, -0.25),
+                ),
+                events=(At(8, "clock_skew"), At(103, "restart", 2), At(144, "internal_503")),
+                before=Away(candles=1, torn_bytes=60),
+            ),
+        ),
+        market=873,
+        wild=True,
+        stops=True,
+        forked=True,
+    ),
     # An account that a liquidation had emptied ended the next start in a traceback.
     Schedule(
         sessions=(

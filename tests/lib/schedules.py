@@ -125,7 +125,9 @@ class At(_Pasteable):
         if self.kind in ("stream_delay", "stream_reorder", "silence_sockets", "shutdown_sockets", "restart"):
             settings["delay_ms"] = 20 * (1 + self.n % 4)
         if self.kind == "clock_skew":
-            settings["offset_ms"] = (-1500, 1500, 60_000, -60_000)[self.n % 4]
+            # Only ahead: a clock behind would say of the candle that just closed that it has not, though the exchange,
+            # whose market stands still in lock-step, will never say otherwise.
+            settings["offset_ms"] = (1500, 3000, 30_000, 60_000)[self.n % 4]
         if self.kind == "partial_fill":
             settings |= {"share": str((1 + self.n % 4) / 4), "pieces": 1 + self.n % 3}
         if self.kind in _ABOUT_ORDERS or (self.kind in REPLY_LOST and self.n // 2 % 2):
