@@ -70,6 +70,10 @@ def live(
         Path | None, typer.Option(help="YAML with the sections agent, env, features, risk, connection.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many candles.")] = None,
+    db: Annotated[
+        str | None,
+        typer.Option(help="Keep the run's account in this database: a SQLite file, or postgresql://..."),
+    ] = None,
     max_drawdown: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Drawdown that triggers the emergency protocol: 0.2 is 20 %."),
@@ -127,6 +131,7 @@ def live(
                 "--train-id": train_id,
                 "--agent": agent,
                 "--steps": steps,
+                "--db": db,
                 "--candles": candles,
                 "--flat-on-exit": flat_on_exit,
             }
@@ -159,6 +164,7 @@ def live(
             out=out,
             training_runs=training_runs,
             steps=steps,
+            db=db,
             acknowledge_emergency=acknowledge_emergency,
             flat_on_exit=flat_on_exit,
             yes=yes,
@@ -229,6 +235,7 @@ def _options(
     out: Path | None,
     training_runs: Path,
     steps: int | None,
+    db: str | None,
     acknowledge_emergency: bool,
     flat_on_exit: bool,
     yes: bool,
@@ -277,6 +284,7 @@ def _options(
         paper=paper,
         connection=connection,
         steps=steps,
+        db=db,
         acknowledge_emergency=acknowledge_emergency,
         flat_on_exit=flat_on_exit,
         confirm=lambda question: yes or _confirm(question),

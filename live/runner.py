@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from agents.base import AgentSetup, KeepsRecords
 from agents.metrics import Metrics, compute_metrics
@@ -33,6 +34,9 @@ from live.recovery import run_lock
 from live.run_memory import RunMemory
 from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
 
+if TYPE_CHECKING:
+    from live.run_ledger import RunLedger
+
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -47,6 +51,7 @@ class LiveOptions:
         choice, paper: where it trades.
         connection: patience with the exchange, and what it does when this process dies.
         steps: end after so many; None goes on.
+        db: database that the run's account is kept in; None keeps none.
         acknowledge_emergency: clear a halt before starting.
         flat_on_exit: close the positions when the run is stopped or its steps are done.
         confirm: asked before the first order with real money; a no ends the run.
@@ -62,6 +67,7 @@ class LiveOptions:
     paper: PaperOptions = field(default_factory=PaperOptions)
     connection: ConnectionSettings = field(default_factory=ConnectionSettings)
     steps: int | None = None
+    db: str | None = None
     acknowledge_emergency: bool = False
     flat_on_exit: bool = False
     confirm: Callable[[str], bool] = lambda _question: False
@@ -155,6 +161,7 @@ class _Session:
         self._step = 0
         self._equity: list[float] = []
         self._transfers_usdt = ZERO
+        self._ledger: RunLedger | None = None
 
     def run(self) -> LiveResult:
         options, session = self._options, self._session
@@ -173,6 +180,32 @@ class _Session:
             await self._session.lock_step.close()
 
     def _run_connected(self, exchange: BinanceExchange) -> LiveResult:
+        options = self._options
+        account_id = self._bridge.call(exchange.account_id())
+        if options.db is None:
+            return self._run_on(exchange, account_id)
+        # Imported here: a run without a database starts sooner without its libraries.
+        from live.run_ledger import RunLedger
+
+        with RunLedger(
+            options.db,
+            self._account_name(account_id),
+            options.setup.agent.name,
+            options.symbols,
+            exchange,
+            self._bridge,
+        ) as ledger:
+            self._ledger = ledger
+            return self._run_on(ledger.port, account_id)
+
+    def _account_name(self, account_id: str) -> str:
+        """The account's name in a database: two accounts never share one, one keeps its own."""
+        session = self._session
+        if session.fresh:
+            return f"{session.account_key}-{datetime.now(UTC):%Y%m%d_%H%M%S}"
+        return f"{session.venue.name}-{account_id}" if account_id else session.account_key
+
+    def _run_on(self, exchange: Exchange, account_id: str) -> LiveResult:
         options, setup, session = self._options, self._options.setup, self._session
         loaded = self._bridge.call(exchange.instruments(options.symbols))
         instruments = tuple(loaded[symbol] for symbol in options.symbols)
@@ -180,7 +213,6 @@ class _Session:
             leverage = setup.env.leverage_setting(instrument)
             self._bridge.call(exchange.set_leverage(instrument.symbol, leverage))
 
-        account_id = self._bridge.call(exchange.account_id())
         remembered = self._memory.recall(account_id, options.symbols)
         paths = self._memory.begin_session(self._describe(account_id, exchange.now_ms()))
         env = LiveEnv(
@@ -253,6 +285,8 @@ class _Session:
     def _loop(self, log: StepLog, risk: RiskControl) -> RunResult:
         def on_execution(plan: Plan, execution: Execution) -> None:
             self._console.step(self._step, plan, execution, risk.state)
+            if self._ledger is not None:
+                self._ledger.step(execution, log.records[-1], risk.state)
             self._console.events(execution.events)
             self._step += 1
 
@@ -350,6 +384,8 @@ class _Session:
     def _finish(self, result: RunResult, log: StepLog, paths: dict[str, Path]) -> LiveResult:
         if result.emergency is not None:
             self._console.emergency(result.emergency)
+            if self._ledger is not None:
+                self._ledger.emergency(result.emergency)
         paths = {name: path for name, path in paths.items() if path.exists()}
         metrics = None
         if self._equity:

@@ -17,12 +17,13 @@ class AgentAccount(StrictModel):
     """One agent's part of the account.
 
     Attributes:
-        capital_usdt: its capital. Whoever changes it pays the difference in or out at the next start.
+        capital_usdt: its capital. Whoever changes it pays the difference in or out at the next start. None for an
+            agent that has the account for itself: all that is paid in or out is its capital.
         symbols: what it may trade; None for all of the account's. Where no other agent may trade a symbol, its stops
             are reduce-only at the exchange.
     """
 
-    capital_usdt: Usdt
+    capital_usdt: Usdt | None
     symbols: tuple[str, ...] | None = None
 
 
@@ -63,6 +64,14 @@ class SharedAccountSettings(StrictModel):
         if MANUAL in agents:
             raise ValueError(f"{MANUAL} is the account of what no agent owns; name the agent otherwise")
         return agents
+
+    @model_validator(mode="after")
+    def _capital_is_given(self) -> SharedAccountSettings:
+        if len(self.agents) > 1:
+            for name, agent in self.agents.items():
+                if agent.capital_usdt is None:
+                    raise ValueError(f"agent {name} shares the account; give its capital_usdt")
+        return self
 
     @model_validator(mode="after")
     def _known_symbols(self) -> SharedAccountSettings:

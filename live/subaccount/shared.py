@@ -171,27 +171,43 @@ class SharedAccount:
 
     def _assign_capital(self) -> None:
         """Pay the agents' capital out of what nobody owns; what was paid before counts."""
-        capital = {name: agent.capital_usdt for name, agent in self.settings.agents.items()}
         with exact():
+            unassigned = self.ledger.capital(self.account, MANUAL)
             wanted = {
-                name: amount - self.ledger.capital(self.account, name) for name, amount in capital.items()
+                name: unassigned
+                if agent.capital_usdt is None
+                else agent.capital_usdt - self.ledger.capital(self.account, name)
+                for name, agent in self.settings.agents.items()
             }
             free = self.ledger.wallet(self.account, MANUAL)
             needed = sum(wanted.values(), ZERO)
-        if needed > max(free, ZERO):
+        if needed > max(free, ZERO) and not self._is_alone:
+            total = sum((agent.capital_usdt or ZERO for agent in self.settings.agents.values()), ZERO)
             raise ConfigError(
-                f"the agents' capital adds up to {sum(capital.values(), ZERO)} USDT: {needed} more than they have, but "
-                f"{self.account} has only {free:.2f} USDT that no agent owns; give them less, or pay some in"
+                f"the agents' capital adds up to {total} USDT: {needed} more than they have, but {self.account} has "
+                f"only {free:.2f} USDT that no agent owns; give them less, or pay some in"
             )
-        now_ms = self.exchange.now_ms()
         # First what is taken back: MANUAL never owes.
         for name, amount in sorted(wanted.items(), key=lambda one: one[1]):
             if amount:
                 # Numbered, so that a capital that comes back to what it was is an assignment of its own.
                 number = self.view.assignments(name) + 1
                 self.ledger.assign_capital(
-                    self.account, name, amount, time_ms=now_ms, assignment=f"config:{name}:{number}"
+                    self.account,
+                    name,
+                    amount,
+                    time_ms=self.exchange.now_ms(),
+                    assignment=f"config:{name}:{number}",
                 )
+
+    @property
+    def _is_alone(self) -> bool:
+        return all(agent.capital_usdt is None for agent in self.settings.agents.values())
+
+    def _pass_on_transfers(self) -> None:
+        """What was paid in or out meanwhile is the capital of an agent that has the account for itself."""
+        if self._is_alone and self.ledger.capital(self.account, MANUAL):
+            self._assign_capital()
 
     # What the exchange says
 
@@ -227,6 +243,7 @@ class SharedAccount:
         held = {s: p.quantity for s, p in account.positions.items()}
         if net != held or self.ledger.booked_wallet(self.account) != account.wallet_usdt:
             await self._catch_up(None)
+        self._pass_on_transfers()
 
     async def _read_bookings(self) -> None:
         await self._catch_up(())
