@@ -1,9 +1,9 @@
 """A paper exchange in lock-step, and a relay that notes what passes, each in a process of its own.
 
 `python -m tests.benchmarks._exchange_process exchange SYMBOLS CANDLES FIRST SEED` prints its port.
-`python -m tests.benchmarks._exchange_process relay PORT` prints its own port and, once its input ends, one JSON list
-of `[kind, monotonic ns]`: `candle` when a closed candle was received from the exchange, `order` when an order's
-request came from the client.
+`python -m tests.benchmarks._exchange_process relay PORT [ROUND_TRIP_MS]` prints its own port and, once its input ends,
+one JSON list of `[kind, monotonic ns]`: `candle` when a closed candle was received from the exchange, `order` when an
+order's request came from the client. With a round trip, everything takes half of it on its way in either direction.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ def serve(symbols: int, candles: int, first: int, seed: int) -> None:
 class _Relay(asyncio.Protocol):
     """One direction of one connection."""
 
-    def __init__(self, port: int, seen: list[tuple[str, int]]) -> None:
+    def __init__(self, port: int, seen: list[tuple[str, int]], delay_s: float) -> None:
         self._port = port
         self._seen = seen
+        self._delay_s = delay_s
         self._early: list[bytes] = []
         self.other: _Relay | None = None
         self.transport: asyncio.Transport | None = None
@@ -77,7 +78,10 @@ class _Relay(asyncio.Protocol):
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        _, there = await loop.create_connection(lambda: _Relay(0, self._seen), "127.0.0.1", self._port)
+        await asyncio.sleep(2 * self._delay_s)  # a connection takes a round trip, too
+        _, there = await loop.create_connection(
+            lambda: _Relay(0, self._seen, self._delay_s), "127.0.0.1", self._port
+        )
         there.other, self.other = self, there
         for data in self._early:
             self.pass_on(data)
@@ -96,18 +100,21 @@ class _Relay(asyncio.Protocol):
 
     def pass_on(self, data: bytes) -> None:
         assert self.other is not None and self.other.transport is not None
-        self.other.transport.write(data)
+        if self._delay_s:
+            asyncio.get_running_loop().call_later(self._delay_s, self.other.transport.write, data)
+        else:
+            self.other.transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.other is not None and self.other.transport is not None:
             self.other.transport.close()
 
 
-async def relay(port: int) -> None:
+async def relay(port: int, round_trip_ms: float) -> None:
     """Pass everything on to a local port, until the input ends."""
     loop = asyncio.get_running_loop()
     seen: list[tuple[str, int]] = []
-    server = await loop.create_server(lambda: _Relay(port, seen), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: _Relay(port, seen, round_trip_ms / 2000), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
@@ -118,4 +125,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "exchange":
         serve(*map(int, sys.argv[2:6]))
     else:
-        asyncio.run(relay(int(sys.argv[2])))
+        asyncio.run(relay(int(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0))
