@@ -125,11 +125,16 @@ def open_venue(
 
 @dataclass(frozen=True)
 class AccountVenue:
-    """An account that exists without this process. `description` is for people."""
+    """An account that exists without this process. `description` is for people; `account_key` as of a session."""
 
     venue: Venue
     credentials: Credentials
     description: str
+
+    @property
+    def account_key(self) -> str:
+        """Tells accounts apart, e.g. `testnet` or `paper_127.0.0.1_8000`."""
+        return _account_key(self.venue)
 
 
 _BINANCE_TEXTS = {
@@ -172,6 +177,12 @@ def _paper_place(url: str) -> Venue:
     return paper_venue(rest, re.sub(r"^http", "ws", rest))
 
 
+def _account_key(place: Venue) -> str:
+    if place.name != "paper":
+        return place.name
+    return "paper_" + re.sub(r"[^A-Za-z0-9.]+", "_", place.rest_url.split("://", 1)[-1])
+
+
 def _open_paper(
     paper: PaperOptions, setup: AgentSetup, symbols: Sequence[str], interval_ms: int
 ) -> VenueSession:
@@ -183,7 +194,7 @@ def _open_paper(
             )
         place = _paper_place(paper.url)
         rest = place.rest_url
-        key = "paper_" + re.sub(r"[^A-Za-z0-9.]+", "_", rest.split("://", 1)[-1])
+        key = _account_key(place)
         state = _paper_state(rest)
         if state["interval"] != interval_name(interval_ms):
             raise ConfigError(

@@ -30,7 +30,8 @@ class CaughtUp:
     Attributes:
         fills, recognised: new fills, and known ones that have an owner now.
         income, transfers: how many new rows of each.
-        symbols: that the account was found to trade beside those that were asked for.
+        symbols: that turned up in the bookings.
+        reach: at an account's first reading, how far back it reached and what is older, for people.
     """
 
     fills: list[Fill] = field(default_factory=list)
@@ -38,11 +39,20 @@ class CaughtUp:
     income: int = 0
     transfers: int = 0
     symbols: set[str] = field(default_factory=set)
+    reach: str = ""
 
     @property
     def is_empty(self) -> bool:
         """Whether everything was known."""
         return not (self.fills or self.recognised or self.income or self.transfers)
+
+    def add(self, more: CaughtUp) -> None:
+        """Count another one in."""
+        self.fills += more.fills
+        self.recognised += more.recognised
+        self.income += more.income
+        self.transfers += more.transfers
+        self.symbols |= more.symbols
 
 
 class HistoryReader:

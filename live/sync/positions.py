@@ -13,15 +13,13 @@ from envs.account import Fill
 from envs.errors import AuthenticationError, ExchangeError
 from live.exchange.base import AlgoEvent, ExchangeAccount, OpenOrder, OrderEvent, Resync, UserEvent
 from live.exchange.budget import Meter, metered
-from live.exchange.client_ids import parse_client_order_id
 from live.ledger import Cursor
-from live.ledger.booking import known_fills
-from live.ledger.identity import Identity, check_identity
+from live.ledger.identity import Identity
 from live.ledger.queries import RoundTrip, Where, round_trips
-from live.store.names import Names
 from live.sync.history import CaughtUp
 from live.sync.pace import interval_s
 from live.sync.report import Changes, Difference, PositionRow, SyncReport
+from live.sync.rows import compare, differences_of, opening_orders, position_rows
 from live.sync.settings import PositionSyncSettings
 from live.sync.trades import TradeSync
 
@@ -177,7 +175,7 @@ class PositionSync:
                 await self.trades.read_bookings_again(now_ms - self.settings.deep_ms)
             account = await exchange.account()
             identity = self._compare(account)
-        differences = () if identity.holds else _differences(identity)
+        differences = differences_of(identity)
         return _Seen(account, prices, identity, differences, len(late.fills))
 
     async def _open_orders(self) -> tuple[OpenOrder, ...]:
@@ -200,16 +198,7 @@ class PositionSync:
         await self.trades.read_settlements(now_ms, CaughtUp())
 
     def _compare(self, account: ExchangeAccount) -> Identity:
-        return check_identity(
-            self.trades.ledger,
-            self.trades.account,
-            exchange_wallet=account.wallet_usdt,
-            exchange_quantities={
-                symbol: one.quantity
-                for symbol, one in account.positions.items()
-                if symbol not in self.trades.left_out
-            },
-        )
+        return compare(self.trades.ledger, self.trades.account, account)
 
     async def _report(self, seen: _Seen | None, errors: list[str], meter: Meter) -> SyncReport:
         trades = self.trades
@@ -220,8 +209,16 @@ class PositionSync:
         first = self._open is None
         marks = {symbol: prices[symbol] for symbol in held if symbol in prices}
         closed, opened_by = await trades.run(self._in_database, marks, time_ms, touched, first)
-        rows = self._rows(seen, opened_by)
         before = self._open or {}
+        known = {(key[1], key[2]): row.client_order_id for key, row in before.items()}
+        rows = position_rows(
+            trades.ledger,
+            trades.account,
+            prices=prices,
+            held=seen.account.positions if seen else {},
+            orders=self._orders,
+            opened_by={**known, **opened_by},
+        )
         now_open = {(row.owner, row.symbol, row.opened_by): row for row in rows}
         self._open = now_open
         owners = {row.owner for row in rows} | {trip.agent for trip in closed}
@@ -270,7 +267,8 @@ class PositionSync:
             ]
         if first or closed or touched:
             ledger.record_batch(cursors=[Cursor(account, POSITIONS, time_ms)])
-        return closed, self._client_ids()
+        known = {(key[1], key[2]) for key in self._open or {}}
+        return closed, opening_orders(ledger, account, known)
 
     def _is_news(self, trip: RoundTrip) -> bool:
         key = trip.agent, trip.symbol, f"{trip.entry_trade_id}-{trip.exit_trade_id}"
@@ -280,77 +278,3 @@ class PositionSync:
         while len(self._reported) > _REMEMBERED:
             del self._reported[next(iter(self._reported))]
         return True
-
-    def _client_ids(self) -> dict[tuple[str, str], str]:
-        """Client order ids of the fills that opened positions, where they are not known from the sync before."""
-        known = self._open or {}
-        account = self.trades.account
-        wanted = [
-            (account, book.symbol, trip.entry_id)
-            for book in self.trades.ledger.books(account)
-            for trip in book.open_trips()
-            if (trip.agent, book.symbol, trip.entry_id) not in known
-        ]
-        if not wanted:
-            return {}
-        with self.trades.ledger.store.read() as connection:
-            return {
-                (fill.symbol, fill.trade_id): fill.client_order_id
-                for fill in known_fills(connection, Names(), wanted)
-            }
-
-    def _rows(self, seen: _Seen | None, opened_by: Mapping[tuple[str, str], str]) -> list[PositionRow]:
-        known = self._open or {}
-        guards = _guards(self._orders)
-        rows = []
-        for (owner, symbol), state in sorted(
-            self.trades.ledger.positions(self.trades.account).items(), key=lambda one: (one[0][1], one[0][0])
-        ):
-            price = seen.prices.get(symbol) if seen else None
-            held = seen.account.positions.get(symbol) if seen else None
-            before = known.get((owner, symbol, state.opened_by))
-            rows.append(
-                PositionRow(
-                    owner=owner,
-                    symbol=symbol,
-                    side=state.side,
-                    quantity=state.p1,
-                    entry_price=state.entry_price,
-                    entry_value=state.cost,
-                    price=price,
-                    unrealized_usdt=None if price is None else state.unrealized(price),
-                    leverage=held.leverage if held else None,
-                    client_order_id=before.client_order_id
-                    if before
-                    else opened_by.get((symbol, state.opened_by), ""),
-                    opened_ms=state.opened_ms,
-                    opened_by=state.opened_by,
-                    guards=guards.get((owner, symbol), ()),
-                )
-            )
-        return rows
-
-
-def _guards(orders: tuple[OpenOrder, ...]) -> dict[tuple[str, str], tuple[tuple[str, Decimal], ...]]:
-    """Resting stops and take-profits by owner and symbol."""
-    found: dict[tuple[str, str], tuple[tuple[str, Decimal], ...]] = {}
-    for order in orders:
-        if order.is_trigger:
-            parsed = parse_client_order_id(order.client_order_id)
-            key = parsed.agent if parsed else "MANUAL", order.symbol
-            found[key] = (*found.get(key, ()), (order.type, order.price))
-    return found
-
-
-def _differences(identity: Identity) -> tuple[Difference, ...]:
-    theirs = identity.exchange_quantities or {}
-    found = [
-        Difference(symbol, identity.quantities.get(symbol, Decimal(0)), theirs.get(symbol, Decimal(0)))
-        for symbol in identity.missing_quantities
-    ]
-    if identity.missing_usdt and identity.exchange_wallet is not None:
-        found.append(Difference("wallet", identity.booked_wallet, identity.exchange_wallet))
-    if identity.wallet_error:
-        sums = identity.booked_wallet + identity.wallet_error
-        found.append(Difference("sum of the accounts' wallets", sums, identity.booked_wallet))
-    return tuple(found)

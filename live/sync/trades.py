@@ -19,13 +19,16 @@ from live.exchange.base import (
     UserEvent,
     UserEventStream,
 )
-from live.ledger import Ledger
+from live.ledger import Cursor, Ledger
 from live.sync.history import CaughtUp, HistoryReader, is_kept
+from live.sync.opening import OPENING, entries_before, tell
+from live.sync.rows import compare
 from live.sync.settings import TradeSyncSettings
 from live.sync.writer import LedgerWriter
 
 _LOG = logging.getLogger(__name__)
 
+_OPENING_TRIES = 10
 P = ParamSpec("P")
 T = TypeVar("T")
 FillListener = Callable[[Fill], None]
@@ -146,6 +149,7 @@ class TradeSync:
                 _LOG.warning("%s: no user stream yet; reading the history without it", self.account)
             self.check()
             done = await self.catch_up()
+            await self._open_books(done)
             self._run(self._fill_holes(), "fill holes")
             self._run(self._read_booked(), "read bookings")
         except BaseException:
@@ -300,6 +304,34 @@ class TradeSync:
             if symbols is None and not self._hole.is_set() and self._opened.is_set():
                 self._caught_up.set()
             return found
+
+    async def _open_books(self, done: CaughtUp) -> None:
+        """At the first reading of an account, book what is older than its history (`live.sync.opening`)."""
+        if await self.history.cursor(OPENING) is not None:
+            return
+        for _ in range(_OPENING_TRIES):
+            first = compare(self.ledger, self.account, await self.exchange.account())
+            more = await self.catch_up()
+            done.add(more)
+            told = await self.exchange.account()
+            identity = compare(self.ledger, self.account, told)
+            # Nothing happened between the readings, so that what is missing is not merely on its way.
+            same = first.missing_usdt == identity.missing_usdt
+            if more.is_empty and same and first.missing_quantities == identity.missing_quantities:
+                break
+        else:
+            _LOG.warning(
+                "%s is traded without pause: what is older than its history is not booked", self.account
+            )
+            return
+        begin_ms = told.time_ms - self.settings.reach_ms
+        fills, transfers = await self._writer.run(
+            entries_before, self.ledger, self.account, identity, told.positions, max(1, begin_ms)
+        )
+        await self._writer.fills(fills)
+        await self._writer.bookings([], transfers, Cursor(self.account, OPENING, max(1, begin_ms)))
+        done.reach = tell(max(0, begin_ms), done.fills, fills, transfers)
+        _LOG.info("%s: %s", self.account, done.reach)
 
     async def _read_fills(self, symbols: Iterable[str], now_ms: int, found: CaughtUp) -> None:
         room = asyncio.Semaphore(self.settings.at_once)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -10,6 +11,7 @@ from typing import ParamSpec, TypeVar
 from envs.account import Fill
 from live.ledger import Cursor, Income, Ledger, Recorded, Transfer
 
+_LOG = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -46,8 +48,14 @@ class LedgerWriter:
         """
         task = asyncio.get_running_loop().create_task(self._record(fills, cursor), name="record")
         self._recording.add(task)
-        task.add_done_callback(self._recording.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Recorded]) -> None:
+        self._recording.discard(task)
+        # Whoever waits is told by the shield; nobody does any more when he was cancelled.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.debug("recording failed: %s", error)
 
     async def _record(self, fills: Sequence[Fill], cursor: Cursor | None) -> Recorded:
         new: list[Fill] = []

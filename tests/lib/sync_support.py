@@ -16,17 +16,21 @@ from envs.account import Fill, Leg, Order, Side
 from envs.market import Market
 from live.exchange.base import OrderReport, RetryPolicy, client_order_id
 from live.exchange.binance import BinanceExchange
+from live.exchange.budget import RequestBudget
 from live.exchange.sockets import StreamSettings
 from live.ledger import Ledger
 from live.ledger.identity import Identity, check_identity
 from live.paper.account import PaperAccount
 from live.paper.feeds import ReplayFeed
+from live.paper.limits import LimitSettings
 from live.paper.runtime import PaperServer
 from live.settings import Credentials, paper_venue
 from live.sync import TradeSync, TradeSyncSettings
 
 BTC, ETH = "BTCUSDT", "ETHUSDT"
-QUICK = TradeSyncSettings(settle_ms=0, retry_s=(0.05,), booked_s=(0.02, 0.1, 0.5, 1.0))
+QUICK = TradeSyncSettings(
+    settle_ms=0, reach_ms=10 * 86_400_000, retry_s=(0.05,), booked_s=(0.02, 0.1, 0.5, 1.0)
+)
 
 
 def waves(count: int = 40, **options: Any) -> Market:
@@ -52,6 +56,18 @@ def connector(server: PaperServer, symbols: Sequence[str] = (BTC, ETH), **option
     key = settings.pop("key", "paper")
     venue = paper_venue(server.rest_url, server.ws_url.rstrip("/"))
     return BinanceExchange(venue, Credentials(key, key), symbols, **settings)
+
+
+class Unlimited(RequestBudget):
+    """Tests make more requests in a minute than an exchange takes; nothing is to wait for the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for gauge in (self.weight, self.orders_10s, self.orders_1m):
+            gauge.limit = 10**9
+
+    def learn_limits(self, rules: object) -> None:
+        """Nothing."""
 
 
 @dataclass
@@ -125,11 +141,12 @@ async def sync_rig(
     own = server is None
     if server is None:
         feed = ReplayFeed(market or waves(), 2)
-        server = PaperServer.start(feed, (PaperAccount(wallet_usdt=Decimal(wallet)),))
+        limits = LimitSettings(enforced=False)
+        server = PaperServer.start(feed, (PaperAccount(wallet_usdt=Decimal(wallet)),), limits=limits)
     try:
         ledger = Ledger.open(str(database))
         try:
-            async with connector(server, symbols, **(connection or {})) as exchange:
+            async with connector(server, symbols, budget=Unlimited(), **(connection or {})) as exchange:
                 sync = TradeSync(exchange, ledger, symbols=symbols, settings=settings)
                 rig = SyncRig(server, exchange, ledger, sync)
                 sync.add_listener(on_fill=rig.told.append)

@@ -1,0 +1,5 @@
+"""`python -m live.sync`."""
+
+from live.sync.cli import app
+
+app()
