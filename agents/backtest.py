@@ -43,7 +43,7 @@ from envs.time_grid import format_time
 RUNS = Path("runs") / "backtests"
 """Where backtests of agents without a training run go."""
 
-LIST_OPTIONS = ("--candles", "--funding", "--mark", "--symbol")
+LIST_OPTIONS = ("--candles", "--funding", "--mark", "--symbol", "--seeds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,10 +272,21 @@ def backtest(
     blind: Annotated[
         bool, typer.Option("--blind", help="llm:FILE: rename symbols, rebase prices, shift dates.")
     ] = False,
+    arena: Annotated[
+        Path | None, typer.Option(help="Several agents side by side: an arena's file, as configs/arena.yaml.")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="--arena: play so often, with other seeds.")
+    ] = None,
+    seeds: Annotated[list[int] | None, typer.Option(min=0, help="--arena: the seeds of the repeats.")] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=2, help="--arena: candles of each repeat, at a place drawn by its seed; none: all."),
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html.")] = True,
     quiet: Annotated[bool, typer.Option(help="Print no table and no progress.")] = False,
 ) -> None:
-    """Run an agent over past candles; write its steps, its metrics and a report."""
+    """Run an agent over past candles; write its steps, its metrics and a report. --arena runs several side by side."""
     settings = BacktestConfig.read(config)
     given: dict[str, Any] = {
         "agent": agent,
@@ -290,6 +301,32 @@ def backtest(
     asked = {name: value for name, value in given.items() if value is not None}
     run = RunSection.parse({**settings.run.model_dump(), **asked}, where="command line")
     settings = settings.model_copy(update={"run": run})
+    if arena is not None:
+        # Imported here: a backtest of one agent does without.
+        from agents.arena.command import ArenaOptions, run_command
+
+        raise typer.Exit(
+            run_command(
+                ArenaOptions(
+                    arena,
+                    settings,
+                    out,
+                    training_runs,
+                    max_drawdown,
+                    repeats,
+                    tuple(seeds) if seeds else None,
+                    window,
+                    dry_run=dry_run,
+                    offline=offline,
+                    blind=blind,
+                    report=report,
+                    quiet=quiet,
+                    as_json=as_json,
+                )
+            )
+        )
+    if repeats is not None or seeds or window is not None:
+        raise ConfigError("--repeats, --seeds and --window are for --arena FILE")
     if dry_run or offline or blind:
         settings = _llm_options(settings, offline=offline, blind=blind)
     raise typer.Exit(

@@ -92,19 +92,31 @@ def describe(config: LlmConfig, guess: Estimate, interval_ms: int) -> list[str]:
     return lines
 
 
+def sample(agent: LlmAgent, env: FuturesEnv) -> Request:
+    """The first question that a run over `env` would ask; nobody is asked."""
+    observation, _ = env.reset()
+    return agent.preview(env.spec_observation, observation, env.view)
+
+
+def guess(
+    agent: LlmAgent, env: FuturesEnv, *, steps: int | None = None, request: Request | None = None
+) -> Estimate:
+    """The estimate for a run over `env`, or over so many of its candles, from its first question."""
+    config = agent.config
+    price = PriceTable.of(config.prices).price_of(config.provider.model)
+    whole = env.last_index - env.first_index
+    question = sample(agent, env) if request is None else request
+    return estimate(config, question, whole if steps is None else steps, env.market.interval_ms, price)
+
+
 def show_estimate(setup: AgentSetup, env: FuturesEnv, *, prompt: bool, quiet: bool) -> None:
     """Print the estimate for a run over `env`, and a sample prompt where one is asked for."""
     agent = setup.agent
     assert isinstance(agent, LlmAgent)
     if quiet and not prompt:
         return
-    observation, _ = env.reset()
-    request = agent.preview(env.spec_observation, observation, env.view)
-    config = agent.config
-    price = PriceTable.of(config.prices).price_of(config.provider.model)
-    interval_ms = env.market.interval_ms
-    guess = estimate(config, request, env.last_index - env.first_index, interval_ms, price)
-    lines = describe(config, guess, interval_ms)
+    request = sample(agent, env)
+    lines = describe(agent.config, guess(agent, env, request=request), env.market.interval_ms)
     if prompt:
         words = "\n\n".join(message.text for message in request.messages)
         lines += ["", "--- system ---", request.system, "--- user ---", words]

@@ -1,0 +1,1 @@
+"""The arena: several agents side by side on the same candles. See docs/arena.md."""
