@@ -19,11 +19,14 @@ class AgentAccount(StrictModel):
     Attributes:
         capital_usdt: its capital. Whoever changes it pays the difference in or out at the next start. None for an
             agent that has the account for itself: all that is paid in or out is its capital.
+        real_account: name of a real sub-account at the exchange that this agent has for itself, with its own API keys
+            (`sub_account_credentials`); None for a part of the shared account.
         symbols: what it may trade; None for all of the account's. Where no other agent may trade a symbol, its stops
             are reduce-only at the exchange.
     """
 
-    capital_usdt: Usdt | None
+    capital_usdt: Usdt | None = None
+    real_account: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] | None = None
     symbols: tuple[str, ...] | None = None
 
 
@@ -67,10 +70,19 @@ class SharedAccountSettings(StrictModel):
 
     @model_validator(mode="after")
     def _capital_is_given(self) -> SharedAccountSettings:
-        if len(self.agents) > 1:
-            for name, agent in self.agents.items():
-                if agent.capital_usdt is None:
-                    raise ValueError(f"agent {name} shares the account; give its capital_usdt")
+        sharing = [name for name, agent in self.agents.items() if agent.real_account is None]
+        for name, agent in self.agents.items():
+            if agent.real_account is not None and agent.capital_usdt is not None:
+                raise ValueError(
+                    f"agent {name} has the real account {agent.real_account} for itself: what is paid in there is its "
+                    "capital; leave capital_usdt out"
+                )
+            if agent.capital_usdt is None and agent.real_account is None and len(sharing) > 1:
+                raise ValueError(f"agent {name} shares the account; give its capital_usdt")
+        real = [agent.real_account for agent in self.agents.values() if agent.real_account is not None]
+        for name in real:
+            if real.count(name) > 1:
+                raise ValueError(f"the real account {name} belongs to one agent; give the others another")
         return self
 
     @model_validator(mode="after")
@@ -89,3 +101,17 @@ class SharedAccountSettings(StrictModel):
     def is_sole(self, agent: str, symbol: str) -> bool:
         """Whether no other agent may trade a symbol."""
         return not any(self.may_trade(other, symbol) for other in self.agents if other != agent)
+
+    def of_account(self, real_account: str | None) -> SharedAccountSettings | None:
+        """The settings of one exchange account: a real sub-account, or the shared one. None when no agent is on it."""
+        agents = {
+            name: agent.model_copy(update={"real_account": None})
+            for name, agent in self.agents.items()
+            if agent.real_account == real_account
+        }
+        return self.model_copy(update={"agents": agents}) if agents else None
+
+    @property
+    def real_accounts(self) -> tuple[str, ...]:
+        """Names of the real sub-accounts."""
+        return tuple(one.real_account for one in self.agents.values() if one.real_account is not None)

@@ -19,7 +19,7 @@ from live.store.journal import Journal
 from live.subaccount.candle_hub import CandleHub
 from live.subaccount.desk import SharedDesk
 from live.subaccount.events import OwnEvents
-from live.subaccount.joined import Joined
+from live.subaccount.joined import Joined, catch_up
 from live.subaccount.keeper import Keeper
 from live.subaccount.own_fills import EXCESS_MARK
 from live.subaccount.settings import SharedAccountSettings
@@ -100,6 +100,9 @@ class SharedAccount:
             self.view.instruments = await self.exchange.instruments(self.settings.symbols)
             self.view.prices |= await self.exchange.prices()
             await self.sync.start()
+            # Also what is still held of symbols that the configuration has dropped must be margined and closed.
+            held = {symbol for _, symbol in self.ledger.positions(self.account)} - set(self.settings.symbols)
+            self.view.instruments |= await self.exchange.instruments(sorted(held)) if held else {}
             await self._check_books()
             self._assign_capital()
             await self.desk.adopt()
@@ -230,7 +233,7 @@ class SharedAccount:
             if before == self.ledger.booked_wallet(self.account):
                 if attempt:
                     await asyncio.sleep(0.05 * 2**attempt)
-                await self._catch_up(None)
+                await catch_up(self.sync, None)
         return identity
 
     async def _verify(self) -> None:
@@ -242,20 +245,11 @@ class SharedAccount:
         net = {s: q for s, q in self.ledger.net_positions(self.account).items() if q}
         held = {s: p.quantity for s, p in account.positions.items()}
         if net != held or self.ledger.booked_wallet(self.account) != account.wallet_usdt:
-            await self._catch_up(None)
+            await catch_up(self.sync, None)
         self._pass_on_transfers()
 
     async def _read_bookings(self) -> None:
-        await self._catch_up(())
-
-    async def _catch_up(self, symbols: tuple[str, ...] | None) -> None:
-        problem: BaseException | None = None
-        try:
-            await self.sync.catch_up(symbols)
-        except BaseExceptionGroup as group:
-            problem = _first(group)
-        if problem is not None:
-            raise problem
+        await catch_up(self.sync, ())
 
     def check(self) -> None:
         """Raise the error that ended the account's tasks, if one did."""
@@ -286,7 +280,7 @@ class SharedAccount:
 
     def _touch_all(self) -> None:
         for agent in self.settings.agents:
-            for symbol in self.settings.symbols:
+            for symbol in self.view.instruments:
                 self._touch(agent, symbol)
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -388,11 +382,3 @@ class SharedAccount:
                 for book in self.ledger.books(self.account)
                 if book.symbol
             }
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The most telling of several errors: one that is no failure of the exchange comes first."""
-    leaves: list[BaseException] = []
-    for one in group.exceptions:
-        leaves.append(_first(one) if isinstance(one, BaseExceptionGroup) else one)
-    return min(leaves, key=lambda one: isinstance(one, ExchangeError))

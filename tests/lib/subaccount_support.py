@@ -139,11 +139,11 @@ def settings_of(
     return SharedAccountSettings.parse(values)
 
 
-def connector(server: PaperServer, symbols: tuple[str, ...]) -> BinanceExchange:
-    """A connector with little patience."""
+def connector(server: PaperServer, symbols: tuple[str, ...], key: str = "paper") -> BinanceExchange:
+    """A connector with little patience, to the account of a key."""
     return BinanceExchange(
         paper_venue(server.rest_url, server.ws_url.rstrip("/")),
-        Credentials("paper", "paper"),
+        Credentials(key, "paper"),
         symbols,
         retry=PATIENCE,
         streams=STREAMS,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
 from subaccount_support import paper_server, settings_of, shared
 from support import market_of
 
 from envs.account import Leg
+from envs.errors import OrderRejectedError
 from live.exchange.client_ids import parse_client_order_id
 from live.ledger.queries import round_trips
 
@@ -134,3 +136,53 @@ def test_the_only_trader_of_a_symbol_rests_reduce_only_stops(tmp_path: Path) -> 
         two.rest("A", "SELL", Leg.STOP, "9700", "0.02")
         (order,) = two.call(two.agents["A"].open_orders("BTCUSDT"))
         assert order.reduce_only
+
+
+def test_a_close_that_comes_after_the_stop_opens_nothing(tmp_path: Path) -> None:
+    market = market_of([(10000, 10000, 10000, 10000), (10000, 10000, 9400, 9400), (9400, 9400, 9400, 9400)])
+    with (
+        paper_server(market) as server,
+        shared(server, tmp_path / "a.db", settings_of({"A": "1000"}, SYMBOLS)) as one,
+    ):
+        one.trade("A", "0.02")
+        one.rest("A", "SELL", Leg.STOP, "9500", "0.02")
+        one.happen(kind="stream_lose", stream="user", count=50)  # nobody hears of the stop
+        one.call(one.lock_step.request_candle())
+        assert one.net() == 0
+        assert one.held("A") == D("0.02")
+        with pytest.raises(OrderRejectedError) as refused:
+            one.trade("A", "-0.02", reduce_only=True)
+        assert refused.value.code == -2022
+        assert one.net() == one.held("A") == 0
+        one.check()
+
+
+def test_a_close_that_the_exchange_refuses_as_reduce_only_is_sent_again(tmp_path: Path) -> None:
+    with (
+        paper_server(market_of([(10000, 10000, 10000, 10000)] * 3)) as server,
+        shared(server, tmp_path / "a.db", settings_of(AGENTS, SYMBOLS)) as two,
+    ):
+        two.trade("A", "0.02")
+        two.trade("B", "0.03")
+        two.happen(kind="reject_reduce_only", method="POST", path="/fapi/v1/order")
+        assert two.trade("A", "-0.02", reduce_only=True).executed_quantity == D("0.02")
+        assert (two.held("A"), two.held("B"), two.net()) == (0, D("0.03"), D("0.03"))
+        two.check()
+
+
+def test_an_excess_that_nobody_heard_of_is_closed_once_it_is_read(tmp_path: Path) -> None:
+    market = market_of([(10000, 10000, 10000, 10000), (10000, 10000, 9400, 9400), (9400, 9400, 9400, 9400)])
+    with (
+        paper_server(market) as server,
+        shared(server, tmp_path / "a.db", settings_of(AGENTS, SYMBOLS)) as two,
+    ):
+        two.trade("A", "0.02")
+        two.trade("B", "-0.05")
+        two.rest("A", "SELL", Leg.STOP, "9500", "0.02")
+        two.happen(kind="stream_lose", stream="user", count=50)
+        two.call(two.lock_step.request_candle())
+        two.trade("A", "-0.02", reduce_only=True)  # plain at the exchange, and the stop has filled already
+        assert two.net() == D("-0.07")
+        two.settle()
+        assert (two.held("A"), two.held("B"), two.net()) == (0, D("-0.05"), D("-0.05"))
+        two.check()
