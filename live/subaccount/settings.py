@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from envs.config import StrictModel
 from live.ledger import MANUAL
+from live.sync import PositionSyncSettings
 
 Usdt = Annotated[Decimal, Field(gt=0)]
 
@@ -51,6 +52,7 @@ class SharedAccountSettings(StrictModel):
         symbols: what is traded on the account; one stream of candles serves all agents.
         limits: of the account as a whole.
         watch_s: how often prices are asked for while something is open, to see a virtual liquidation or a limit.
+        position_sync: how often the positions are compared with the exchange's, marked and reported.
         close_tries, close_delay_s: how often an excess or a liquidation's order is tried in a row, and the first pause.
     """
 
@@ -58,6 +60,7 @@ class SharedAccountSettings(StrictModel):
     symbols: tuple[str, ...] = Field(min_length=1)
     limits: AccountLimits = AccountLimits()
     watch_s: float = Field(2.0, gt=0)
+    position_sync: PositionSyncSettings = PositionSyncSettings()
     close_tries: int = Field(6, ge=1, le=50)
     close_delay_s: float = Field(0.2, ge=0)
 

@@ -26,7 +26,7 @@ from live.subaccount.settings import SharedAccountSettings
 from live.subaccount.sub import SubAccount
 from live.subaccount.switchboard import Switchboard
 from live.subaccount.view import AccountView
-from live.sync import TradeSync
+from live.sync import PositionSync, TradeSync
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class SharedAccount:
         self._real_leverage: dict[str, int] = {}
         self.error: BaseException | None = None
         self.switchboard = Switchboard(self.view, self.desk, self._touch)
+        self.positions = PositionSync(sync, settings=settings.position_sync)
         sync.add_listener(on_fill=self.switchboard.on_fill, on_event=self.switchboard.on_event)
 
     async def __aenter__(self) -> Self:
@@ -116,6 +117,7 @@ class SharedAccount:
                 )
             self._touch_all()
             self._watch = asyncio.get_running_loop().create_task(self._keep(), name="shared account")
+            self.positions.start()
         except BaseException:
             await self.close()
             raise
@@ -129,7 +131,10 @@ class SharedAccount:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.switchboard.close()
         await self.candles.close()
-        await self.sync.close()
+        try:
+            await self.positions.close()
+        finally:
+            await self.sync.close()
 
     def agent(self, name: str) -> SubAccount:
         """An agent's account.

@@ -29,9 +29,9 @@ from live.sync import TradeSync
 from live.sync.settings import TradeSyncSettings
 from live.venues import LockStep
 
-PATIENCE = RetryPolicy(attempts=3, delay_s=0.01, max_wait_s=0.5, resolve_s=0.4)
-STREAMS = StreamSettings(late_s=0.2, fill_again_s=(0.05,), give_up_s=1.0, longest_retry_s=0.1)
-SYNCING = TradeSyncSettings(retry_s=(0.02, 0.05, 0.2), booked_s=(0.02, 0.1, 0.5), stream_s=2.0)
+PATIENCE = RetryPolicy(attempts=3, delay_s=0.01, max_wait_s=2.0, resolve_s=5.0)
+STREAMS = StreamSettings(late_s=0.2, fill_again_s=(0.05,), give_up_s=10.0, longest_retry_s=0.1)
+SYNCING = TradeSyncSettings(retry_s=(0.02, 0.05, 0.2), booked_s=(0.02, 0.1, 0.5), stream_s=10.0)
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Shared:
 
     def call(self, work: Any) -> Any:
         """Run a coroutine in the account's loop."""
-        return self.bridge.call(work, timeout_s=30)
+        return self.bridge.call(work, timeout_s=60)
 
     @property
     def books(self) -> Account:
@@ -147,8 +147,8 @@ def connector(server: PaperServer, symbols: tuple[str, ...], key: str = "paper")
         symbols,
         retry=PATIENCE,
         streams=STREAMS,
-        recv_window_ms=500,
-        timeout_s=0.5,
+        recv_window_ms=5000,
+        timeout_s=5.0,
         back_end_delay_s=0.1,
     )
 
@@ -183,7 +183,7 @@ def shared(
             sync = TradeSync(exchange, ledger, symbols=settings.symbols, settings=SYNCING)
             account = SharedAccount(exchange, ledger, sync, settings, store=store)
             try:
-                bridge.call(account.start(acknowledge_emergency=acknowledge), timeout_s=30)
+                bridge.call(account.start(acknowledge_emergency=acknowledge), timeout_s=60)
                 agents = {name: account.agent(name) for name in settings.agents}
                 for one in agents.values():
                     for symbol in settings.symbols:

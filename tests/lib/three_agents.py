@@ -153,9 +153,13 @@ class Trader(threading.Thread):
                 },
             }
         )
-        loaded = self._bridge.call(account.instruments(SYMBOLS))
-        for symbol in SYMBOLS:
-            self._bridge.call(account.set_leverage(symbol, config.leverage_setting(loaded[symbol])))
+        try:
+            loaded = self._bridge.call(account.instruments(SYMBOLS))
+            for symbol in SYMBOLS:
+                self._bridge.call(account.set_leverage(symbol, config.leverage_setting(loaded[symbol])))
+        except ExchangeError as error:
+            self.endings.append(str(error))
+            return len(self.endings) < 1000
         env = LiveEnv(
             account,
             self._bridge,
@@ -207,13 +211,13 @@ def trade(url: str, database: str, seed: int, candles: int) -> list[Trader]:
             paper_venue(url, url.replace("http", "ws", 1)),
             Credentials("paper", "paper"),
             SYMBOLS,
-            retry=RetryPolicy(attempts=4, delay_s=0.01, max_wait_s=1.5, resolve_s=2.0),
+            retry=RetryPolicy(attempts=4, delay_s=0.01, max_wait_s=1.5, resolve_s=5.0),
             streams=StreamSettings(late_s=0.2, fill_again_s=(0.05,), give_up_s=5.0, longest_retry_s=0.1),
-            recv_window_ms=400,
-            timeout_s=0.4,
+            recv_window_ms=1000,
+            timeout_s=1.0,
             back_end_delay_s=0.1,
         )
-        settings = TradeSyncSettings(retry_s=(0.02, 0.05, 0.2), booked_s=(0.02, 0.1, 0.5), stream_s=2.0)
+        settings = TradeSyncSettings(retry_s=(0.02, 0.05, 0.2), booked_s=(0.02, 0.1, 0.5), stream_s=5.0)
         account, lock_step = None, LockStep(url)
         try:
             for attempt in range(_TRIES):

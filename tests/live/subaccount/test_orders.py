@@ -77,16 +77,25 @@ def test_an_order_beyond_an_agents_own_margin_is_refused_before_it_is_sent(two: 
     two.check()
 
 
-def test_what_is_too_small_for_the_exchange_is_closed_with_a_padding(two: Shared) -> None:
-    two.trade("A", "0.02")
-    two.trade("B", "-0.03")
-    two.trade("A", "-0.019")
-    report = two.trade("A", "-0.001", reduce_only=True)  # 50 USDT, the least is 100 unless reduce-only
-    assert report.executed_quantity >= D("0.001")
-    two.settle()
-    assert two.held("A") == 0
-    assert two.held("B") == D("-0.03")
-    two.check()
+def test_what_is_too_small_for_the_exchange_is_closed_with_a_padding(tmp_path: Path) -> None:
+    with (
+        paper_server(flat_market(40_000.0)) as server,
+        shared(server, tmp_path / "a.db", settings_of({"A": "1000", "B": "1000"}, SYMBOLS)) as two,
+    ):
+        two.trade("A", "0.02")
+        two.trade("B", "-0.03")
+        two.trade("A", "-0.019")
+        report = two.trade("A", "-0.001", reduce_only=True)  # 40 USDT, the least is 50 unless reduce-only
+        assert report.executed_quantity > D("0.001")
+        assert [size for _, size in closes(two)][-2:] == [D("0.003"), D("-0.004")]
+        assert (two.held("A"), two.held("B")) == (0, D("-0.03"))
+        two.check()
+
+
+def closes(two: Shared) -> list[tuple[str, Decimal]]:
+    """Agent and signed quantity of each fill, as the exchange has them."""
+    trades = two.books.trades["BTCUSDT"]
+    return [(one.order.client_order_id.split("_")[0], one.quantity * one.side.sign) for one in trades]
 
 
 def test_fills_tell_the_agents_own_realized_pnl(tmp_path: Path) -> None:

@@ -27,12 +27,12 @@ from live.paper.runtime import PaperServer
 
 ZERO = Decimal(0)
 FAULTS = {
-    "lost_before": 0.0005,
-    "lost_after": 0.0005,
-    "unknown_503": 0.0005,
+    "lost_before": 0.0003,
+    "lost_after": 0.0003,
+    "unknown_503": 0.0003,
     "unavailable_503": 0.001,
     "bus_error": 0.0005,
-    "backend_timeout": 0.0005,
+    "backend_timeout": 0.0003,
     "delay_after": 0.002,
     "partial_fill": 0.01,
     "reject_margin": 0.002,
@@ -88,8 +88,17 @@ class Run:
         """One session; at its end, or `kill` somewhere after so many candles, it is gone."""
         goal = self.played + candles
         process = self.start(candles + (1000 if kill else 0))
+        try:
+            self._watch(process, candles, goal, kill=kill)
+        finally:
+            if process.poll() is None and (kill or sys.exc_info()[0] is not None):
+                os.kill(process.pid, signal.SIGKILL)
+        code = process.wait()
+        assert code == (-signal.SIGKILL if kill else 0), self.log.read_text()[-5000:]
+
+    def _watch(self, process: subprocess.Popen[bytes], candles: int, goal: int, *, kill: bool) -> None:
         trades = sorted(self.dice.uniform(0, 1) for _ in range(2))
-        deadline_s = time.monotonic() + 60 + 10 * candles
+        deadline_s = time.monotonic() + 120 + 20 * candles
         while process.poll() is None and not (kill and self.played >= goal):
             assert time.monotonic() < deadline_s, f"no progress: {self.log.read_text()[-3000:]}"
             if trades and self.played >= goal - candles * (1 - trades[0]):
@@ -98,10 +107,6 @@ class Run:
             time.sleep(0.02)
         if kill:
             time.sleep(self.dice.uniform(0, 0.3))  # somewhere inside a step
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-        code = process.wait()
-        assert code == (-signal.SIGKILL if kill else 0), self.log.read_text()[-5000:]
 
 
 def close_everything(account: Shared) -> None:
