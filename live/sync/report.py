@@ -12,6 +12,7 @@ from live.exchange.base import ExchangePosition, OpenOrder
 from live.ledger.arithmetic import ZERO, divide, exact
 from live.ledger.identity import Identity
 from live.ledger.queries import RoundTrip
+from live.store.types import decimal_text
 
 PERCENT_GRID = Decimal("1E-8")
 
@@ -68,7 +69,8 @@ class Difference:
             return self.exchange - self.ledger
 
     def __str__(self) -> str:
-        return f"{self.what}: the ledger has {self.ledger}, the exchange {self.exchange} ({self.missing:+f})"
+        ledger, exchange, missing = map(decimal_text, (self.ledger, self.exchange, self.missing))
+        return f"{self.what}: the ledger has {ledger}, the exchange {exchange}, {missing} of it unexplained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ def describe(trip: RoundTrip) -> str:
     hours, minutes = divmod(seconds // 60, 60)
     lasted = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds} s"
     return (
-        f"[{trip.agent}] closed {trip.side} {trip.quantity:f} {trip.symbol} at {trip.exit_price:f} after {lasted}: "
+        f"[{trip.agent}] closed {trip.side} {decimal_text(trip.quantity)} {trip.symbol} "
+        f"at {decimal_text(trip.exit_price or ZERO)} after {lasted}: "
         f"{trip.exit_reason}, {trip.net_pnl:+.4f} USDT ({trip.pnl_percent:+.2f} %)"
     )

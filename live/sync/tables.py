@@ -12,6 +12,7 @@ from envs.account import PositionSide
 from envs.time_grid import format_time
 from live.exchange.base import ExchangePosition
 from live.ledger.arithmetic import ZERO, exact
+from live.store.types import decimal_text
 from live.sync.report import PositionRow, SyncReport, describe
 
 _GUARD_NAMES = {"STOP_MARKET": "stop", "TAKE_PROFIT_MARKET": "take-profit"}
@@ -47,7 +48,7 @@ def _positions(report: SyncReport) -> Table:
                 symbol,
                 row.owner,
                 str(row.side),
-                f"{abs(row.quantity):f}",
+                decimal_text(abs(row.quantity)),
                 _number(row.entry_price),
                 _number(row.price),
                 _signed(row.unrealized_usdt),
@@ -55,7 +56,9 @@ def _positions(report: SyncReport) -> Table:
                 "-" if row.leverage is None else f"{row.leverage}x",
                 Text(row.client_order_id or "-"),
                 Text(
-                    ", ".join(f"{_GUARD_NAMES.get(kind, kind)} {price:f}" for kind, price in row.guards)
+                    ", ".join(
+                        f"{_GUARD_NAMES.get(kind, kind)} {decimal_text(price)}" for kind, price in row.guards
+                    )
                     or "-"
                 ),
                 "",
@@ -82,7 +85,7 @@ def _add_net(table: Table, report: SyncReport, symbol: str, rows: list[PositionR
         symbol,
         "exchange",
         str(side),
-        f"{abs(theirs):f}",
+        decimal_text(abs(theirs)),
         entry,
         mark,
         profit,

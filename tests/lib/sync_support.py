@@ -54,8 +54,9 @@ def connector(server: PaperServer, symbols: Sequence[str] = (BTC, ETH), **option
         **options,
     }
     key = settings.pop("key", "paper")
+    secret = settings.pop("secret", key)
     venue = paper_venue(server.rest_url, server.ws_url.rstrip("/"))
-    return BinanceExchange(venue, Credentials(key, key), symbols, **settings)
+    return BinanceExchange(venue, Credentials(key, secret), symbols, **settings)
 
 
 class Unlimited(RequestBudget):

@@ -128,7 +128,7 @@ async def test_money_that_vanishes_later_is_a_difference_and_not_an_opening_bala
         assert (difference.what, difference.missing) == ("wallet", D("-12.5"))
         assert (report.holds, sync.invariant_holds, sync.disagreements) == (False, False, 1)
         with pytest.raises(
-            LedgerError, match=r"wallet: the ledger has 9998\.7\d*, the exchange 9986\.2\d* \(-12\.5"
+            LedgerError, match=r"wallet: the ledger has 9998\.7\d*, the exchange 9986\.2\d*, -12\.5 of"
         ):
             report.check()
         await rig.sync.close()
