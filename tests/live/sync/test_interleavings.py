@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ledger_support import T0, random_fills
 from sync_support import BTC, ETH
@@ -145,10 +145,10 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def sync_of(exchange: ScriptedExchange, ledger: Ledger, **options: Any) -> TradeSync:
+def sync_of(exchange: ScriptedExchange, ledger: Ledger, settle_ms: int = 2000, **options: Any) -> TradeSync:
     # As after a first reading: what is older than the history belongs to another test.
     ledger.record_batch(cursors=[Cursor("paper", OPENING, 1)])
-    settings = TradeSyncSettings(settle_ms=2000, retry_s=(0.01,), booked_s=(), reach_ms=10**12)
+    settings = TradeSyncSettings(settle_ms=settle_ms, retry_s=(0.01,), booked_s=(), reach_ms=10**12)
     return TradeSync(exchange, ledger, symbols=(BTC, ETH), settings=settings, **options)  # type: ignore[arg-type]
 
 
@@ -162,23 +162,29 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
-@given(steps=st.lists(STEP, max_size=12), page=st.integers(1, 5))
+@settings(max_examples=12, deadline=None)
+@given(steps=st.lists(STEP, max_size=12), page=st.integers(1, 5), settle_ms=st.sampled_from((0, 2000)))
+@example(steps=[("list", [count]) for count in range(1, 7)] + [("catch up", [])], page=2, settle_ms=0)
+@example(steps=[step for _ in FILLS for step in (("list", [1]), ("catch up", []))], page=2, settle_ms=0)
 def test_any_interleaving_gives_the_same_ledger(
-    expected: dict[str, Any], empty: Path, steps: list[tuple[str, list[int]]], page: int
+    expected: dict[str, Any], empty: Path, steps: list[tuple[str, list[int]]], page: int, settle_ms: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = shutil.copy(empty, Path(folder) / "a.db")
-        asyncio.run(play(expected, database, steps, page))
+        asyncio.run(play(expected, database, steps, page, settle_ms))
 
 
 async def play(
-    expected: dict[str, Any], database: Path, steps: Sequence[tuple[str, list[int]]], page: int
+    expected: dict[str, Any],
+    database: Path,
+    steps: Sequence[tuple[str, list[int]]],
+    page: int,
+    settle_ms: int,
 ) -> None:
     exchange = ScriptedExchange(page)
     told: list[Fill] = []
     ledger = Ledger.open(str(database))
-    sync = sync_of(exchange, ledger, on_fill=told.append)
+    sync = sync_of(exchange, ledger, settle_ms, on_fill=told.append)
     await sync.start()
     for kind, numbers in steps:
         if kind == "stream":
@@ -196,7 +202,7 @@ async def play(
         else:
             await sync.close()
             exchange.stream = ScriptedStream()
-            sync = sync_of(exchange, ledger, on_fill=told.append)
+            sync = sync_of(exchange, ledger, settle_ms, on_fill=told.append)
             await sync.start()
     exchange.listed = list(FILLS)
     await sync.catch_up()

@@ -68,3 +68,37 @@ async def test_opposite_positions_pay_each_other_though_the_exchange_books_nothi
         assert rig.ledger.position("paper", "B", BTC).funding == Decimal("1.006")
         assert (await rig.identity()).holds
         assert (await rig.sync.catch_up()).is_empty
+
+
+async def test_a_stream_that_loses_doubles_and_breaks_changes_nothing(tmp_path: Path) -> None:
+    async with sync_rig(tmp_path / "a.db") as rig:
+        for number, fault in enumerate(
+            ("stream_lose", "stream_duplicate", "stream_reorder", "stream_drop", "stream_delay")
+        ):
+            await rig.fault(fault, stream="user", delay_ms=20)
+            await rig.order(("A", "B")[number % 2], ("BUY", "SELL")[number % 2], "0.02")
+            await rig.manual("BUY", "0.001")
+        for kind in ("close_sockets", "expire_listen_keys"):
+            await rig.fault(kind)
+            await rig.order("A", "BUY", "0.01")
+        # A broken stream is opened anew, and what it may have missed is read without anybody's asking.
+        await rig.until(lambda: rig.sync.is_caught_up and len(rig.told) >= 11)
+        await rig.sync.catch_up()
+        told = [(one.symbol, one.trade_id) for one in rig.told]
+        assert len(told) == len(set(told)) == 12
+        assert (rig.held("A"), rig.held("B")) == (Decimal("0.08"), Decimal("-0.04"))
+        # The person bought while B was short and the net long: each purchase enlarged the net.
+        assert rig.held(MANUAL) == Decimal("0.005")
+        assert (await rig.identity()).holds
+
+
+async def test_a_broken_stream_is_caught_up_with_though_nothing_else_happens(tmp_path: Path) -> None:
+    async with sync_rig(tmp_path / "a.db") as rig:
+        await rig.until(lambda: rig.sync.is_caught_up)
+        await rig.fault("stream_lose", stream="user", count=10)
+        await rig.manual("BUY", "0.001")
+        await rig.fault("transfer", amount_usdt="5")
+        await rig.fault("drop_sockets", category="private")
+        await rig.until(lambda: len(rig.told) == 1)
+        await rig.until(lambda: rig.ledger.capital("paper", MANUAL) == 10_005)
+        assert (await rig.identity()).holds
