@@ -50,6 +50,10 @@ def live(
     agent: Annotated[
         str | None, typer.Option(help=f"Any other agent: {', '.join(BASELINES)}, actions:FILE, or llm:FILE.")
     ] = None,
+    arena: Annotated[
+        Path | None,
+        typer.Option(help="Several agents on one account: an arena's file, as configs/arena.yaml."),
+    ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="Trade on the embedded paper exchange.")] = False,
     testnet: Annotated[bool, typer.Option("--testnet", help="Trade on Binance's futures testnet.")] = False,
     live_money: Annotated[
@@ -130,6 +134,7 @@ def live(
             given = {
                 "--train-id": train_id,
                 "--agent": agent,
+                "--arena": arena,
                 "--steps": steps,
                 "--db": db,
                 "--candles": candles,
@@ -143,6 +148,42 @@ def live(
                 confirm=lambda question: yes or _confirm(question, _CLOSE_CONFIRMATION),
             )
             raise typer.Exit(run_flatten(closing, Console(highlight=False, soft_wrap=True)))
+        replay = PaperOptions(
+            candles=tuple(candles or ()),
+            funding=tuple(funding or ()),
+            marks=tuple(mark or ()),
+            start=start,
+            end=end,
+            speed=_speed(speed),
+            url=paper_url,
+            seed=seed,
+        )
+        if arena is not None:
+            beside = {
+                "--train-id": train_id,
+                "--agent": agent,
+                "--symbol": symbols,
+                "--interval": interval,
+                "--flat-on-exit": flat_on_exit,
+            }
+            code = _run_arena(
+                arena,
+                [name for name, value in beside.items() if value],
+                console,
+                choice=_choice(paper, testnet, live_money),
+                replay=replay,
+                config=config,
+                max_drawdown=max_drawdown,
+                steps=steps,
+                db=db,
+                out=out,
+                training_runs=training_runs,
+                acknowledge_emergency=acknowledge_emergency,
+                yes=yes,
+                quiet=quiet,
+                seed=seed,
+            )
+            raise typer.Exit(code)
         options = _options(
             train_id=train_id,
             agent=agent,
@@ -151,16 +192,7 @@ def live(
             interval=interval,
             config=config,
             max_drawdown=max_drawdown,
-            paper=PaperOptions(
-                candles=tuple(candles or ()),
-                funding=tuple(funding or ()),
-                marks=tuple(mark or ()),
-                start=start,
-                end=end,
-                speed=_speed(speed),
-                url=paper_url,
-                seed=seed,
-            ),
+            paper=replay,
             out=out,
             training_runs=training_runs,
             steps=steps,
@@ -175,6 +207,56 @@ def live(
     except PerpgymError as error:
         _fail(error)
     raise typer.Exit(result.exit_code)
+
+
+def _run_arena(
+    path: Path,
+    refused: list[str],
+    console: LiveConsole,
+    *,
+    choice: VenueChoice,
+    replay: PaperOptions,
+    config: Path | None,
+    max_drawdown: float | None,
+    steps: int | None,
+    db: str | None,
+    out: Path | None,
+    training_runs: Path,
+    acknowledge_emergency: bool,
+    yes: bool,
+    quiet: bool,
+    seed: int,
+) -> int:
+    """An arena from its file to its exit code."""
+    # Imported here: a run of one agent starts sooner without the database's libraries.
+    from agents.arena.config import ArenaConfig, enter
+    from live.arena.runner import ArenaLiveOptions, run_live_arena
+
+    if refused:
+        raise ConfigError(f"an arena names its agents and its market itself: leave out {', '.join(refused)}")
+    sections = dict(read_yaml(config)) if config is not None else {}
+    connection = _connection(sections, config)
+    if sections:
+        raise ConfigError(
+            f"{config}: with --arena only the section connection counts, not {', '.join(sections)}"
+        )
+    settings = ArenaConfig.read(path)
+    overrides = {} if max_drawdown is None else {"risk": {"max_drawdown_fraction": max_drawdown}}
+    options = ArenaLiveOptions(
+        config=settings,
+        entrants=enter(settings, seed=seed, training_runs=training_runs, overrides=overrides),
+        folder=out or Path("runs") / "live" / settings.name,
+        choice=choice,
+        paper=replay,
+        connection=connection,
+        steps=steps,
+        db=db,
+        acknowledge_emergency=acknowledge_emergency,
+        confirm=lambda question: yes or _confirm(question),
+        quiet=quiet,
+        seed=seed,
+    )
+    return run_live_arena(options, console).exit_code
 
 
 def _refuse_beside_flatten(given: list[str]) -> None:

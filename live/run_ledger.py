@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from types import TracebackType
 from typing import Self
 
@@ -78,23 +77,7 @@ class RunLedger:
 
     def step(self, execution: Execution, row: StepRecord, state: RiskState) -> None:
         """Write down the account after a step's orders, as its row in the step log has it."""
-        account = execution.account
-        self._journal.equity(
-            [
-                Equity(
-                    exchange=self._account,
-                    agent=self._agent,
-                    time_ms=row.timestamp,
-                    wallet_usdt=row.balance,
-                    unrealized_usdt=row.equity - row.balance,
-                    equity_usdt=row.equity,
-                    peak_usdt=state.peak_equity_usdt,
-                    drawdown_fraction=row.drawdown,
-                    initial_margin_usdt=account.initial_margin_usdt,
-                    maintenance_margin_usdt=account.maintenance_margin_usdt,
-                )
-            ]
-        )
+        self._journal.equity([equity_row(self._account, self._agent, execution, row, state)])
         if execution.emergency is not None:
             self.emergency(execution.emergency)
 
@@ -103,20 +86,39 @@ class RunLedger:
         if report is self._emergency:
             return
         self._emergency = report
-        limit: Decimal | None = report.limit_fraction
-        self._journal.emergency(
-            Emergency(
-                exchange=self._account,
-                agent=self._agent,
-                time_ms=report.time_ms,
-                reason=report.reason,
-                drawdown_fraction=report.drawdown_fraction,
-                peak_usdt=report.peak_equity_usdt,
-                equity_before_usdt=report.equity_usdt,
-                equity_after_usdt=report.account.equity_usdt,
-                tries=report.tries,
-                succeeded=report.succeeded,
-                limit_fraction=limit,
-                failures=report.failures,
-            )
-        )
+        self._journal.emergency(emergency_row(self._account, self._agent, report))
+
+
+def equity_row(account: str, agent: str, execution: Execution, row: StepRecord, state: RiskState) -> Equity:
+    """An account after a step's orders, as its row in the step log has it."""
+    after = execution.account
+    return Equity(
+        exchange=account,
+        agent=agent,
+        time_ms=row.timestamp,
+        wallet_usdt=row.balance,
+        unrealized_usdt=row.equity - row.balance,
+        equity_usdt=row.equity,
+        peak_usdt=state.peak_equity_usdt,
+        drawdown_fraction=row.drawdown,
+        initial_margin_usdt=after.initial_margin_usdt,
+        maintenance_margin_usdt=after.maintenance_margin_usdt,
+    )
+
+
+def emergency_row(account: str, agent: str, report: EmergencyReport) -> Emergency:
+    """A run of the emergency protocol."""
+    return Emergency(
+        exchange=account,
+        agent=agent,
+        time_ms=report.time_ms,
+        reason=report.reason,
+        drawdown_fraction=report.drawdown_fraction,
+        peak_usdt=report.peak_equity_usdt,
+        equity_before_usdt=report.equity_usdt,
+        equity_after_usdt=report.account.equity_usdt,
+        tries=report.tries,
+        succeeded=report.succeeded,
+        limit_fraction=report.limit_fraction,
+        failures=report.failures,
+    )

@@ -28,7 +28,7 @@ class Competitor(StrictModel):
 
     agent: a rule's name, `actions:FILE`, `llm:FILE`, or a training run.
     capital_usdt: what it begins with; None takes the arena's.
-    symbols: what it may trade on a shared account; None for all. It observes all of them in any case.
+    symbols: what it may trade; None for all. It observes all of them in any case.
     stand_in: the rule that plays where a language model's key is missing; None makes that an error.
     parameters: of a rule; for a language model the keys of its file.
     env, features, risk: laid over the agent's own settings and the arena's.
@@ -231,6 +231,8 @@ def _enter(
         "features": dict(own.get("features", {})),
         "risk": merge_settings(config.risk, competitor.risk),
     }
+    if competitor.symbols is not None:
+        sections["risk"]["allowed_symbols"] = list(competitor.symbols)
     for section, values in overrides.items():
         sections[section] = merge_settings(sections.get(section, {}), values)
     setup = make_agent(

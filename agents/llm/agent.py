@@ -249,6 +249,10 @@ class LlmAgent:
             self._log.close()
             self._log = DecisionLog(folder / LOG_NAME)
 
+    def tell(self, sink: DecisionSink) -> None:
+        """Have one more sink told every decision from now on."""
+        self._sinks = (*self._sinks, sink)
+
     def resume(self) -> None:
         """Count what earlier runs spent of the budgets, as far as the decision log tells."""
         self._resuming = True

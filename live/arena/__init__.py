@@ -1,0 +1,1 @@
+"""The live arena: several agents on one exchange account. See docs/arena.md."""

@@ -1,0 +1,227 @@
+"""One agent of a live arena: its environment, risk control, step log and loop, in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agents.arena.config import Entrant
+from agents.base import KeepsRecords
+from agents.run import Ending, run
+from envs.account import ZERO, EmergencyReport, Execution, Plan
+from envs.candles import interval_name
+from envs.errors import PerpgymError
+from envs.wrappers import RiskControl, StepLog
+from live.arena.board import StoreSink
+from live.arena.pace import Pace
+from live.bridge import LoopThread
+from live.env import LiveEnv
+from live.run_ledger import emergency_row, equity_row
+from live.run_memory import RunMemory
+from live.store.journal import Journal
+from live.subaccount import SharedAccount
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all agents of a session share.
+
+    Attributes:
+        shared: the account.
+        journal: of its database.
+        bridge: the loop that the account lives in.
+        pace: in lock-step; None where the market moves by itself.
+        symbols, interval_ms: what is played.
+        account_id: the exchange's own name of the account.
+        fresh: the account is new with this session.
+        steps: end after so many; None goes on.
+        seed: of the agents.
+        about: what each session file says.
+    """
+
+    shared: SharedAccount
+    journal: Journal
+    bridge: LoopThread
+    pace: Pace | None
+    symbols: tuple[str, ...]
+    interval_ms: int
+    account_id: str
+    fresh: bool
+    steps: int | None
+    seed: int | None
+    about: dict[str, Any]
+
+    def write(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something with the database on the thread that writes to it."""
+        return self.bridge.call(self.shared.sync.run(work, *arguments))
+
+
+class Player:
+    """Plays one agent until it is done, stopped, halted, or can go on no more.
+
+    Attributes:
+        name: the agent's.
+        steps: done in this session.
+        ending: why it ended; empty while it plays.
+        emergency: the protocol's report, if it ran.
+        error: what ended it.
+    """
+
+    def __init__(self, entrant: Entrant, memory: RunMemory, stage: Stage) -> None:
+        self.name = entrant.name
+        self.steps = 0
+        self.ending = ""
+        self.emergency: EmergencyReport | None = None
+        self.error: BaseException | None = None
+        self._entrant = entrant
+        self._memory = memory
+        self._stage = stage
+        self._env: LiveEnv | None = None
+        self._stop = threading.Event()
+        self._reported: EmergencyReport | None = None
+        self._thread = threading.Thread(target=self._run, name=f"arena {self.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to play."""
+        self._thread.start()
+
+    @property
+    def playing(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for its end."""
+        self._thread.join(timeout_s)
+
+    def request_stop(self) -> None:
+        """End after the current step."""
+        self._stop.set()
+        if self._env is not None:
+            self._env.request_stop()
+
+    def _run(self) -> None:
+        try:
+            self._play()
+        except PerpgymError as error:
+            self.error = error
+            self.ending = "failed"
+            _LOG.error("%s: %s", self.name, error)
+        except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits for all)
+            self.error = error
+            self.ending = "failed"
+        finally:
+            if self._stage.pace is not None:
+                self._stage.bridge.call(self._stage.pace.leave(self.name))
+
+    def _play(self) -> None:
+        stage, setup = self._stage, self._entrant.setup
+        port = stage.shared.agent(self.name)
+        loaded = stage.bridge.call(port.instruments(stage.symbols))
+        instruments = tuple(loaded[symbol] for symbol in stage.symbols)
+        for instrument in instruments:
+            stage.bridge.call(port.set_leverage(instrument.symbol, setup.env.leverage_setting(instrument)))
+        remembered = self._memory.recall(stage.account_id, stage.symbols)
+        paths = self._memory.begin_session(
+            {
+                "account_id": stage.account_id,
+                "agent": self.name,
+                "played_by": self._entrant.played_by,
+                "train_id": setup.train_id,
+                "symbols": list(stage.symbols),
+                "interval": interval_name(stage.interval_ms),
+                "begun_at_ms": port.now_ms(),
+                "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                **stage.about,
+            }
+        )
+        self._env = env = LiveEnv(
+            port,
+            stage.bridge,
+            interval_ms=stage.interval_ms,
+            config=setup.env,
+            features=setup.features,
+            scaler=setup.scaler,
+            instruments=instruments,
+            agent=self.name,
+            resume=remembered.resume,
+            request_candle=None if stage.pace is None else stage.pace.of(self.name),
+            on_transfers=self._memory.save_transfers,
+        )
+        risk = RiskControl(env, setup.limits, store=self._memory.store, sleep=time.sleep)
+        state = remembered.state
+        log = StepLog(
+            risk,
+            agent=self.name,
+            path=paths["steps"],
+            emergencies_path=paths["emergencies"],
+            keep_records=True,
+            initial_equity_usdt=state.initial_equity_usdt if state else None,
+            peak_equity_usdt=state.peak_equity_usdt if state else None,
+            max_drawdown_fraction=state.max_drawdown_fraction if state else ZERO,
+            first_step=remembered.logged.next_step,
+        )
+        self._keep_decisions()
+
+        def on_execution(_plan: Plan, execution: Execution) -> None:
+            row = equity_row(stage.shared.account, self.name, execution, log.records[-1], risk.state)
+            stage.write(stage.journal.equity, [row])
+            self._report(execution.emergency)
+            self.steps += 1
+
+        steps, most = stage.steps, setup.max_steps
+        if self._stop.is_set():
+            env.request_stop()
+        try:
+            result = run(
+                log,
+                setup.agent,
+                max_steps=most if steps is None else steps if most is None else min(steps, most),
+                seed=stage.seed,
+                should_stop=lambda: self._stop.is_set() or log.account().equity_usdt <= 0,
+                on_execution=on_execution,
+            )
+        finally:
+            log.close()
+            setup.agent.close()
+        self._report(result.emergency)
+        self.emergency = result.emergency
+        ending = result.ending
+        if self._stop.is_set() and ending is Ending.TRUNCATED:
+            ending = Ending.STOPPED
+        elif not self._stop.is_set() and ending is Ending.STOPPED:
+            ending = Ending.TERMINATED  # nothing is left to trade with
+        self.ending = ending.value
+
+    def _keep_decisions(self) -> None:
+        agent = self._entrant.setup.agent
+        if not isinstance(agent, KeepsRecords):
+            return
+        agent.write_to(Path(self._memory.folder))
+        if not self._stage.fresh:
+            agent.resume()
+        if self._entrant.is_llm:
+            from agents.llm.agent import LlmAgent
+
+            assert isinstance(agent, LlmAgent)
+            stage = self._stage
+
+            def write(decision: Any) -> None:
+                stage.write(stage.journal.decide, decision)
+
+            agent.tell(StoreSink(write, stage.shared.account, agent.config.provider.kind))
+
+    def _report(self, report: EmergencyReport | None) -> None:
+        """Write down a run of the emergency protocol, once."""
+        if report is not None and report is not self._reported:
+            self._reported = report
+            row = emergency_row(self._stage.shared.account, self.name, report)
+            self._stage.write(self._stage.journal.emergency, row)

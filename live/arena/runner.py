@@ -1,0 +1,389 @@
+"""`live.py --arena FILE`: puts a live arena together, shows its leaderboard, and leaves everything in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.live import Live
+
+from agents.arena.config import ArenaConfig, Entrant
+from agents.arena.standings import Standing, leaderboard_table, write_leaderboard
+from agents.base import AgentSetup, KeepsRecords
+from envs.account import ZERO
+from envs.errors import ConfigError, HaltedError, PerpgymError
+from envs.features import feature_names
+from envs.observation import observation_spec
+from envs.planning import to_decimal
+from envs.risk import FileRiskStore
+from envs.time_grid import interval_to_ms
+from live.arena.board import leaderboard
+from live.arena.pace import Pace
+from live.arena.player import Player, Stage
+from live.bridge import LoopThread
+from live.console import LiveConsole
+from live.exchange.binance import BinanceExchange
+from live.exchange.client_ids import check_agent_name
+from live.exchange.connection import ConnectionSettings
+from live.ledger import Ledger
+from live.recovery import run_lock
+from live.run_memory import RunMemory
+from live.store.journal import Journal
+from live.subaccount import SharedAccount, SharedAccountSettings
+from live.sync import TradeSync
+from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_REFRESH_S = 2.0
+
+
+@dataclass(frozen=True)
+class ArenaLiveOptions:
+    """A live arena.
+
+    Attributes:
+        config: the arena.
+        entrants: its agents.
+        folder: step logs, state and leaderboard; each agent has a folder in it.
+        choice, paper, connection: where it trades, as for a live run.
+        steps: end after so many; None goes on.
+        db: the ledger's database; None keeps it in the folder.
+        acknowledge_emergency: clear halts before starting.
+        confirm: asked before the first order with real money.
+        quiet: no leaderboard while it runs.
+        seed: of the agents.
+    """
+
+    config: ArenaConfig
+    entrants: Sequence[Entrant]
+    folder: Path
+    choice: VenueChoice = VenueChoice.AUTO
+    paper: PaperOptions = field(default_factory=PaperOptions)
+    connection: ConnectionSettings = field(default_factory=ConnectionSettings)
+    steps: int | None = None
+    db: str | None = None
+    acknowledge_emergency: bool = False
+    confirm: Callable[[str], bool] = lambda _question: False
+    quiet: bool = False
+    seed: int | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+
+
+@dataclass(frozen=True)
+class ArenaLiveResult:
+    """How a live arena ended."""
+
+    standings: tuple[Standing, ...]
+    exit_code: int
+
+
+def run_live_arena(options: ArenaLiveOptions, console: LiveConsole) -> ArenaLiveResult:
+    """Run an arena on one exchange account until all are done, or it is stopped.
+
+    Raises:
+        PerpgymError: nobody could start, or nobody could go on; with the exit code that the command should end with.
+    """
+    config = options.config
+    interval_ms = interval_to_ms(config.interval)
+    for one in options.entrants:
+        check_agent_name(one.name, config.symbols)
+        names = feature_names(one.setup.features, config.symbols)
+        spec = observation_spec(config.symbols, interval_ms, names, one.setup.env)
+        one.setup.agent.reset(spec, seed=options.seed)
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {options.folder} ({error.strerror}); give another with --out"
+        ) from error
+    session = open_venue(
+        options.choice,
+        options.paper,
+        account_setup(options.entrants),
+        config.symbols,
+        interval_ms,
+        options.environ,
+    )
+    try:
+        alone = nullcontext() if session.fresh else run_lock(options.folder, session.account_key)
+        with alone, LoopThread() as bridge:
+            return _Arena(options, session, bridge, console, interval_ms).run()
+    finally:
+        session.close()
+
+
+def account_setup(entrants: Sequence[Entrant]) -> AgentSetup:
+    """What the paper exchange is started for: everybody's capital together, and the longest warm-up."""
+    total = sum((to_decimal(one.capital_usdt) for one in entrants), ZERO)
+    longest = max((one.setup for one in entrants), key=lambda one: one.features.warmup + one.env.window_size)
+    env = longest.env.model_copy(update={"initial_capital_usdt": float(total)})
+    return replace(longest, env=env)
+
+
+class _Arena:
+    """One session of an arena."""
+
+    def __init__(
+        self,
+        options: ArenaLiveOptions,
+        session: VenueSession,
+        bridge: LoopThread,
+        console: LiveConsole,
+        interval_ms: int,
+    ) -> None:
+        self._options = options
+        self._session = session
+        self._bridge = bridge
+        self._console = console
+        self._interval_ms = interval_ms
+        self._players: list[Player] = []
+        self._sitting_out: dict[str, str] = {}
+        self._pace: Pace | None = None
+        self._stop = False
+
+    def run(self) -> ArenaLiveResult:
+        options, session = self._options, self._session
+        if session.venue.real_money:
+            self._confirm_real_money()
+        exchange = options.connection.connector(session.venue, session.credentials, options.config.symbols)
+        self._bridge.call(exchange.connect())
+        try:
+            ledger = Ledger.open(options.db or str(options.folder / "arena.db"))
+            try:
+                return self._run_on(exchange, ledger)
+            finally:
+                ledger.close()
+        finally:
+            self._bridge.call(self._close(exchange))
+
+    async def _close(self, exchange: BinanceExchange) -> None:
+        await exchange.close()
+        if self._session.lock_step is not None:
+            await self._session.lock_step.close()
+
+    def _run_on(self, exchange: BinanceExchange, ledger: Ledger) -> ArenaLiveResult:
+        options, session, symbols = self._options, self._session, self._options.config.symbols
+        account_id = self._bridge.call(exchange.account_id())
+        name = self._account_name(account_id)
+        sync = TradeSync(exchange, ledger, symbols=symbols, account=name)
+        store = (
+            None if session.fresh else FileRiskStore(options.folder / f"account_{session.account_key}.json")
+        )
+        shared = SharedAccount(exchange, ledger, sync, shared_settings(options.config), store=store)
+        self._bridge.call(shared.start(acknowledge_emergency=options.acknowledge_emergency))
+        try:
+            memories = self._memories()
+            playing = [one for one in options.entrants if one.name in memories]
+            if not playing:
+                raise HaltedError(
+                    "every agent of the arena is halted: look at the account, then start again with "
+                    "--acknowledge-emergency",
+                    reason="; ".join(self._sitting_out.values()),
+                )
+            if session.lock_step is not None:
+                self._pace = Pace(session.lock_step.request_candle, shared.settled, memories)
+            stage = Stage(
+                shared,
+                Journal(ledger.store),
+                self._bridge,
+                self._pace,
+                symbols,
+                self._interval_ms,
+                account_id,
+                session.fresh,
+                options.steps,
+                options.seed,
+                {"venue": session.venue.name, "synthetic": session.synthetic, "arena": options.config.name},
+            )
+            self._players = [Player(one, memories[one.name], stage) for one in playing]
+            self._banner()
+            with self._signals():
+                self._play(stage)
+            return self._finish(stage)
+        finally:
+            self._bridge.call(shared.close())
+
+    def _account_name(self, account_id: str) -> str:
+        session = self._session
+        if session.fresh:
+            return f"{session.account_key}-{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"
+        return f"{session.venue.name}-{account_id}" if account_id else session.account_key
+
+    def _memories(self) -> dict[str, RunMemory]:
+        """The memory of each agent that may play; one that was halted sits out."""
+        options, found = self._options, {}
+        for one in options.entrants:
+            folder = options.folder / one.name
+            folder.mkdir(parents=True, exist_ok=True)
+            memory = RunMemory(
+                folder,
+                self._session.account_key,
+                fresh=self._session.fresh,
+                acknowledge=options.acknowledge_emergency,
+                notice=lambda text, name=one.name: self._console.notice(f"{name}: {text}"),  # type: ignore[misc]
+            )
+            try:
+                memory.check_halt()
+            except HaltedError as error:
+                self._sitting_out[one.name] = f"{one.name} sits out: {error}"
+                self._console.notice(self._sitting_out[one.name])
+            else:
+                found[one.name] = memory
+        return found
+
+    def _banner(self) -> None:
+        options = self._options
+        capital = sum(one.capital_usdt for one in options.entrants)
+        lines = [
+            self._session.description,
+            f"{len(self._players)} agents with {capital:,.2f} USDT together, {', '.join(options.config.symbols)}, "
+            f"{options.config.interval} candles",
+        ]
+        self._console.banner("perpgym arena", lines, real_money=self._session.venue.real_money)
+        for one in options.entrants:
+            if one.note:
+                self._console.notice(f"note: {one.note}")
+
+    def _play(self, stage: Stage) -> None:
+        """Let all play, and show where they stand."""
+        for player in self._players:
+            player.start()
+        screen = Console()
+        shown = screen.is_terminal and not self._options.quiet
+        with Live(console=screen, auto_refresh=False) if shown else nullcontext() as live:
+            seen, due_s = -1, 0.0
+            while any(player.playing for player in self._players):
+                for player in self._players:
+                    player.join(0.05)
+                if stage.shared.desk.halted or self._is_broken():
+                    self.stop()
+                steps = sum(player.steps for player in self._players)
+                if live is not None and steps != seen and time.monotonic() >= due_s:
+                    seen, due_s = steps, time.monotonic() + _REFRESH_S
+                    live.update(
+                        leaderboard_table(self._standings(stage), self._options.config.name), refresh=True
+                    )
+
+    def _is_broken(self) -> bool:
+        """Whether a loop ended by what is no error of an exchange or of a setting."""
+        return any(one.error is not None and not isinstance(one.error, PerpgymError) for one in self._players)
+
+    def stop(self) -> None:
+        """End all loops after their current step."""
+        for player in self._players:
+            player.request_stop()
+        if self._pace is not None:
+            pace = self._pace
+            self._bridge.loop.call_soon_threadsafe(lambda: self._bridge.loop.create_task(pace.stop()))
+
+    def _standings(self, stage: Stage) -> tuple[Standing, ...]:
+        endings = dict.fromkeys(self._sitting_out, "halted") | {one.name: one.ending for one in self._players}
+        found: tuple[Standing, ...] = stage.write(
+            leaderboard, stage.shared, stage.journal, self._options.entrants, self._interval_ms, endings
+        )
+        return found
+
+    def _finish(self, stage: Stage) -> ArenaLiveResult:
+        for player in self._players:
+            if player.error is not None and not isinstance(player.error, PerpgymError):
+                raise player.error
+        self._bridge.call(stage.shared.verify())
+        self._bridge.call(stage.shared.settled())
+        standings = self._standings(stage)
+        options = self._options
+        notices = [one.note for one in options.entrants if one.note] + list(self._sitting_out.values())
+        for player in self._players:
+            if player.emergency is not None:
+                flat = "it is flat" if player.emergency.succeeded else "IT IS NOT FLAT"
+                notices.append(f"{player.name}: emergency: {player.emergency.reason}; {flat}")
+            if player.error is not None:
+                notices.append(f"{player.name} could not go on: {player.error}")
+        if stage.shared.desk.halted:
+            notices.append(f"the whole account was halted: {stage.shared.desk.halted}")
+        for one in options.entrants:
+            if isinstance(one.setup.agent, KeepsRecords) and one.name not in self._sitting_out:
+                notices += one.setup.agent.notices()
+        about = {
+            "arena": options.config.name,
+            "account": stage.shared.account,
+            "symbols": list(options.config.symbols),
+            "interval": options.config.interval,
+            "synthetic": self._session.synthetic,
+            "notices": notices,
+        }
+        write_leaderboard(options.folder, standings, about)
+        Console(highlight=False, width=max(Console().width, 150)).print(
+            leaderboard_table(standings, options.config.name)
+        )
+        for notice in notices:
+            self._console.notice(f"note: {notice}")
+        self._console.notice(f"files: {options.folder}")
+        errors = [one.error for one in self._players if isinstance(one.error, PerpgymError)]
+        if stage.shared.desk.halted or any(one.emergency is not None for one in self._players):
+            return ArenaLiveResult(standings, 3)
+        return ArenaLiveResult(standings, errors[0].exit_code if errors else 0)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl+C ends the arena after the current step, the second at once."""
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            name = signal.Signals(number).name
+            os.write(2, f"stopping after this step ({name}); again to stop at once\n".encode())
+            self.stop()
+
+        before = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _confirm_real_money(self) -> None:
+        """Check the key and ask, over a connection that changes nothing at the exchange."""
+        exchange = BinanceExchange(self._session.venue, self._session.credentials, ())
+        try:
+            self._bridge.call(exchange.connect())
+            self._bridge.call(exchange.check_withdrawals_disabled())
+            account = self._bridge.call(exchange.account())
+        finally:
+            self._bridge.call(exchange.close())
+        agents = ", ".join(f"{one.name} {one.capital_usdt:g} USDT" for one in self._options.entrants)
+        question = f"This trades REAL MONEY: {account.wallet_usdt:.2f} USDT on the account; {agents}."
+        if not self._options.confirm(question):
+            raise ConfigError("not confirmed: no order was sent; give --yes to skip the question")
+
+
+def shared_settings(config: ArenaConfig) -> SharedAccountSettings:
+    """The parts of the account, as the arena assigns them."""
+    limits = config.account
+
+    def exact(value: float | None) -> Decimal | None:
+        return None if value is None else to_decimal(value)
+
+    return SharedAccountSettings.parse(
+        {
+            "symbols": config.symbols,
+            "agents": {
+                name: {"capital_usdt": to_decimal(config.capital_of(name)), "symbols": one.symbols}
+                for name, one in config.agents.items()
+            },
+            "limits": {
+                "max_drawdown_fraction": exact(limits.max_drawdown_fraction),
+                "max_net_leverage": exact(limits.max_net_leverage),
+            },
+        },
+        where="arena",
+    )
