@@ -91,13 +91,17 @@ class Trades:
         """Fills, ascending by trade id, a page of the exchange's at a time."""
         if from_id is None:
             page = await self._first_page(symbol, since_ms)
+            # A window of time ends before the present: what came after it is asked for by trade id.
+            may_end = since_ms is None
         else:
             page = await self._rows(symbol, fromId=int(from_id))
+            may_end = True
         while page:
             yield await self._fills(symbol, page)
-            if len(page) < PAGE:
+            if may_end and len(page) < PAGE:
                 return
             page = await self._rows(symbol, fromId=_last_id(page) + 1)
+            may_end = True
 
     async def _fills(self, symbol: str, rows: Sequence[parse.Json]) -> list[Fill]:
         with parse.reading("the trades"):
@@ -131,7 +135,10 @@ class Trades:
 
     async def _since(self, symbol: str, since_ms: int | None) -> list[parse.Json]:
         page = await self._first_page(symbol, since_ms)
-        return page if len(page) < PAGE else page + await self._from_id(symbol, _last_id(page) + 1)
+        if not page or (since_ms is None and len(page) < PAGE):
+            return page
+        # A window of time ends before the present, however few trades it has.
+        return page + await self._from_id(symbol, _last_id(page) + 1)
 
     async def _first_page(self, symbol: str, since_ms: int | None) -> list[parse.Json]:
         """Windows of a week until the first trade; from there trade ids lead on, which cannot miss any."""
