@@ -39,7 +39,7 @@ from live.bridge import LoopThread
 from live.candle_feed import CandleFeed, RequestCandle
 from live.exchange.base import Candle, Exchange
 from live.history import LiveHistory
-from live.live_account import Beginning, LiveAccount
+from live.live_account import Beginning, LiveAccount, Meanwhile
 from live.order_desk import OrderDesk, Outcome, events_of
 from live.resume import Resume
 from live.triggers import TriggerDesk
@@ -113,6 +113,7 @@ class LiveEnv(TradingEnv):
         self._step = 0
         self._pending_orders = 0
         self._executed = False
+        self._snapshot: AccountSnapshot | None = None  # until something changes
         self._on_transfers = on_transfers
         self._transfers_until_ms: int | None = None
 
@@ -131,6 +132,7 @@ class LiveEnv(TradingEnv):
             ConfigError: its clock is behind the step log: it is not the exchange that the log is about.
         """
         super().reset(seed=seed)
+        self._snapshot = None
         beginning = self._bridge.call(self._begin())
         self._note_transfers()
         self._step = 0
@@ -213,6 +215,11 @@ class LiveEnv(TradingEnv):
 
     def account(self) -> AccountSnapshot:
         """The account, marked at the last close."""
+        if self._snapshot is None:
+            self._snapshot = self._read_account()
+        return self._snapshot
+
+    def _read_account(self) -> AccountSnapshot:
         closes = self._history.closes
         positions: dict[str, Position] = {}
         initial = maintenance = ZERO
@@ -277,6 +284,7 @@ class LiveEnv(TradingEnv):
             raise ActionError("execute() was already called in this step; call advance()")
         self._executed = True
         before = self._quantities()
+        self._snapshot = None
         outcome = self._bridge.call(self._desk.carry_out(plan.value))
         self._note_position_changes(before)
         self._pending_orders = self._triggers.count
@@ -289,25 +297,20 @@ class LiveEnv(TradingEnv):
         `info["failure"]` says that one of the two could not be done; the account is then as it was last read.
         """
         before = self._quantities()
+        self._snapshot = None
         try:
-            candles = self._bridge.call(self._feed.next_candles())
-            if candles is None:
-                return self._observe(), 0.0, False, True, {"events": (), "stopped": self._feed.stopped}
-            quiet = self._was_quiet(candles)
-            meanwhile = self._bridge.call(self._account.after_candle(self.time_ms + 1, quiet=quiet))
-            events = events_of(meanwhile.fills, self._quantities())
-            changed = {fill.symbol: self._account.position(fill.symbol)[0] for fill in meanwhile.fills}
-            # The triggers of a position that was turned round guard the wrong side.
-            gone = {s: q if q * before[s] > 0 else ZERO for s, q in changed.items()}
-            self._bridge.call(self._triggers.clean(gone))
+            meanwhile = self._bridge.call(self._await_candles(before))
         except (ExchangeError, MarketDataError) as error:
             return self._observe(), 0.0, False, True, {"events": (), "failure": str(error)}
+        if meanwhile is None:
+            return self._observe(), 0.0, False, True, {"events": (), "stopped": self._feed.stopped}
         self._note_transfers()
         self._note_position_changes(before)
         self._pending_orders = self._triggers.count
-        scale = float(transfer_scale(meanwhile.transfers_usdt, self.account().equity_usdt))
-        self._record[0]["peak_equity"] *= scale
-        self._equity_before *= scale
+        if meanwhile.transfers_usdt:
+            scale = float(transfer_scale(meanwhile.transfers_usdt, self._read_account().equity_usdt))
+            self._record[0]["peak_equity"] *= scale
+            self._equity_before *= scale
         self._sync_kernel()
         for row in self._position:
             row["candles_held"] += 1 if row["quantity"] != 0.0 else 0
@@ -320,11 +323,27 @@ class LiveEnv(TradingEnv):
         liquidated = any(fill.liquidation for fill in meanwhile.fills)
         terminated = liquidated or self._record[0]["equity"] <= 0.0
         info = {
-            "events": events,
+            "events": events_of(meanwhile.fills, self._quantities()),
             "funding_usdt": meanwhile.funding_usdt,
             "transfers_usdt": meanwhile.transfers_usdt,
         }
         return self._observe(), float(reward), bool(terminated), not terminated and self._feed.exhausted, info
+
+    async def _await_candles(self, before: Mapping[str, Decimal]) -> Meanwhile | None:
+        """The next candles, and what the exchange did to positions that were `before`; None without a next candle.
+
+        One visit to the loop: each takes a tenth of a millisecond to change threads, there and back.
+        """
+        candles = await self._feed.next_candles()
+        if candles is None:
+            return None
+        quiet = self._was_quiet(candles)
+        meanwhile = await self._account.after_candle(self.time_ms + 1, quiet=quiet)
+        changed = {fill.symbol: self._account.position(fill.symbol)[0] for fill in meanwhile.fills}
+        # The triggers of a position that was turned round guard the wrong side.
+        gone = {s: q if q * before[s] > 0 else ZERO for s, q in changed.items()}
+        await self._triggers.clean(gone)
+        return meanwhile
 
     def _was_quiet(self, candles: Mapping[str, Candle]) -> bool:
         """Whether no trigger, liquidation or funding of ours can have come about inside these candles."""
@@ -360,6 +379,7 @@ class LiveEnv(TradingEnv):
             ExchangeError: nothing was filled, and the account cannot be read.
         """
         before = self._quantities()
+        self._snapshot = None
         prices = dict(zip(self.symbols, map(to_decimal, self._history.closes), strict=True))
         outcome = self._bridge.call(self._desk.close_all(reason, self.time_ms, prices))
         self._note_position_changes(before)
