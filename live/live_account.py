@@ -11,12 +11,14 @@ from decimal import Decimal
 from envs.account import ZERO, Fill
 from envs.errors import ExchangeError
 from live.account_watch import AccountWatch
-from live.exchange.base import Exchange, ExchangeAccount, FundingPayment
+from live.exchange.base import Exchange, ExchangeAccount, FundingPayment, parse_client_order_id
 
 _log = logging.getLogger(__name__)
 
 _HOUR_MS = 3_600_000
 _WEEK_MS = 168 * _HOUR_MS
+# How far our picture of the exchange's clock may be ahead of the one that dates its trades.
+_CLOCK_MARGIN_MS = 60_000
 # Settlements are booked seconds after the hour: keep asking for a while.
 _FUNDING_DELAY_MS = 10 * 60_000
 _BEGIN_TRIES = 10
@@ -107,7 +109,7 @@ class LiveAccount:
         self._payments_due = False
         self._watch.start()
         # Without a time the exchange tells of the last week only, and the run may have been away for longer.
-        look_back_ms = min(since_ms, boundary_ms - _WEEK_MS) if since_ms else None
+        look_back_ms = min(since_ms - _CLOCK_MARGIN_MS, boundary_ms - _WEEK_MS) if since_ms else None
         self._funding_since_ms = recent_ms = boundary_ms - _HOUR_MS
         known_ms = recent_ms if transfers_since_ms is None else transfers_since_ms
         await self._read()
@@ -134,7 +136,8 @@ class LiveAccount:
             if fills:
                 self._last_trade[symbol] = int(fills[-1].trade_id)
             if since_ms:
-                unlogged += [f for f in fills if f.time_ms >= since_ms and (symbol, f.trade_id) not in logged]
+                missing = [f for f in fills if (symbol, f.trade_id) not in logged]
+                unlogged += [f for f in missing if self._belongs(f, since_ms)]
         later = []
         for payment in payments:
             self._funding_seen.add(_key(payment))
@@ -148,6 +151,19 @@ class LiveAccount:
         return Beginning(
             fills=tuple(sorted(unlogged, key=self._order_of)),
             transfers_usdt=sum((one.amount_usdt for one in missed), ZERO),
+        )
+
+    def _belongs(self, fill: Fill, since_ms: int) -> bool:
+        """Whether a fill is of a run whose fills are those since a time.
+
+        That time was read off our picture of the exchange's clock, which may be ahead of the one that dates trades:
+        what bears our own name counts from a little before.
+        """
+        if fill.time_ms >= since_ms:
+            return True
+        parsed = parse_client_order_id(fill.client_order_id)
+        return (
+            parsed is not None and parsed.agent == self._agent and fill.time_ms >= since_ms - _CLOCK_MARGIN_MS
         )
 
     def candles_held(self, symbol: str, boundary_ms: int, interval_ms: int) -> int:
