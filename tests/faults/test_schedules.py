@@ -18,7 +18,7 @@ from schedules import FAULTS, At, Away, Schedule, Session, schedules
 FOUND: tuple[Schedule, ...] = (
     # The run's beginning was dated by a clock ahead of that of the trades, after its first fill.
     Schedule(
-        sessions=(Session(actions=((0.0, 0.25),), events=(At(0, "clock_skew"), At(48, "kill_after"))),),
+        sessions=(Session(actions=((0.0, 0.25),), events=(At(0, "clock_skew"), At(51, "kill_after"))),),
     ),
     # A clock behind the market's left the run a candle behind, deciding on positions that were closed already.
     Schedule(
