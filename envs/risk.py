@@ -103,6 +103,15 @@ def drawdown_fraction(equity_usdt: Decimal, peak_usdt: Decimal) -> Decimal:
     return ZERO if peak_usdt <= 0 else 1 - equity_usdt / peak_usdt
 
 
+def transfer_scale(amount_usdt: Decimal, equity_usdt: Decimal) -> Decimal:
+    """Factor for a peak when `amount_usdt` was paid in (or out, below zero) and `equity_usdt` came of it.
+
+    The drawdown is a fraction of the money that is there, so that moving money leaves it as it is.
+    """
+    before = equity_usdt - amount_usdt
+    return equity_usdt / before if before > 0 and equity_usdt > 0 else Decimal(1)
+
+
 def fresh_state(equity_usdt: Decimal, time_ms: int) -> RiskState:
     """The state of an account seen for the first time."""
     return RiskState(

@@ -30,11 +30,11 @@ from envs.features import FeatureConfig
 from envs.instruments import Instrument
 from envs.observation import CLIP, observation_spec
 from envs.planning import Planner, to_decimal
+from envs.risk import transfer_scale
 from envs.scaler import FeatureScaler
 from envs.settings import EnvConfig
 from envs.time_grid import HOUR_MS, format_time
 from envs.view import RecentCandles
-from envs.wrappers import transfer_scale
 from live.bridge import LoopThread
 from live.candle_feed import CandleFeed, RequestCandle
 from live.exchange.base import Candle, Exchange
