@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,20 +13,9 @@ from numpy.typing import NDArray
 from envs import kernel
 from envs.account import (
     AccountSnapshot,
-    ActionType,
     Approved,
-    CandleEvent,
     Execution,
-    Fill,
-    Leg,
-    Order,
-    OrderResult,
-    OrderStatus,
     Plan,
-    PlannedOrder,
-    Position,
-    Protection,
-    Side,
 )
 from envs.base import Action, Observation, StepResult, TradingEnv
 from envs.candles import parse_time_ms
@@ -36,9 +23,10 @@ from envs.compiling import entry_point
 from envs.errors import ActionError, CandleError, ConfigError
 from envs.features import FeatureTable, default_features, market_features
 from envs.instruments import Instrument, get_instruments
+from envs.kernel_book import KernelBook
 from envs.market import Market
 from envs.observation import CLIP, observation_spec
-from envs.planning import NO_MARGIN, Planner, check_action, quantity_decimal, to_decimal
+from envs.planning import Planner, check_action
 from envs.scaler import FeatureScaler, identity_scaler
 from envs.settings import EnvConfig
 from envs.synthetic import synthetic_market
@@ -47,13 +35,6 @@ from envs.view import RecentCandles
 _FLOAT32 = np.dtype(np.float32)
 
 _CompiledStep = Callable[[int, Action, Observation], tuple[float, int]]
-
-_EVENT_ACTIONS = {
-    kernel.EVENT_STOP: (ActionType.STOP_LOSS, Leg.STOP),
-    kernel.EVENT_PROTECTIVE_STOP: (ActionType.STOP_LOSS, Leg.PROTECTIVE_STOP),
-    kernel.EVENT_TAKE_PROFIT: (ActionType.TAKE_PROFIT, Leg.TAKE_PROFIT),
-    kernel.EVENT_LIQUIDATION: (ActionType.LIQUIDATION, Leg.ORDER),
-}
 
 
 class AheadSteps(NamedTuple):
@@ -153,9 +134,10 @@ class FuturesEnv(TradingEnv):
         self._rows = self.market.kernel_array()
         self._config = self._planner.config_record
         self._symbol_table = self._planner.symbol_table
-        self._account = np.zeros(1, kernel.ACCOUNT_DTYPE)
-        self._position = np.zeros(n, kernel.POSITION_DTYPE)
-        self._order = np.zeros(n, kernel.ORDER_DTYPE)
+        self._book = KernelBook(self.instruments, self._symbol_table, agent)
+        self._account = self._book.account
+        self._position = self._book.position
+        self._order = self._book.order
         self._action_shape = (n,)
         self._size = self.spec_observation.size
         self._needs_reset = True
@@ -209,8 +191,8 @@ class FuturesEnv(TradingEnv):
         self._opened = False
         self._step_float32 = self._compiled.get(_FLOAT32)
         self._liquidation_reported = False
-        self._funding_seen = [0.0] * len(self.symbols)
         kernel.reset_account(self._config[0], self._account[0], self._position)
+        self._book.skip_funding()
         return self.observation(), {}
 
     def step(self, action: Action) -> StepResult:
@@ -345,7 +327,7 @@ class FuturesEnv(TradingEnv):
             )
         )
         self._t += done
-        self._funding_seen = [float(funding) for funding in self._position["funding"]]
+        self._book.skip_funding()
         if self._t >= self._episode_end:
             self._needs_reset = True
             self._step_float32 = None
@@ -384,23 +366,7 @@ class FuturesEnv(TradingEnv):
 
     def account(self) -> AccountSnapshot:
         """The account, marked at the close of candle t."""
-        row = self._rows[self._t]
-        positions = {
-            instrument.symbol: _position(self._position[i], instrument, float(row[i, kernel.CLOSE]))
-            for i, instrument in enumerate(self.instruments)
-        }
-        initial = sum(
-            abs(p["quantity"]) * row[i, kernel.CLOSE] / self._symbol_table[i]["leverage"]
-            for i, p in enumerate(self._position)
-        )
-        maintenance = kernel.maintenance_at(self._symbol_table, self._position, row)
-        return AccountSnapshot(
-            time_ms=self.time_ms,
-            wallet_usdt=to_decimal(self._account[0]["wallet"]),
-            positions=positions,
-            initial_margin_usdt=to_decimal(initial),
-            maintenance_margin_usdt=to_decimal(maintenance),
-        )
+        return self._book.snapshot(self._rows[self._t], self.time_ms)
 
     def plan(self, action: Action) -> Plan:
         """Orders sized at the close of candle t."""
@@ -423,21 +389,16 @@ class FuturesEnv(TradingEnv):
         approved = plan.value if isinstance(plan, Approved) else plan
         liquidated = self._open()
         self._liquidation_reported = liquidated
-        for i, entry in enumerate(approved.entries):
-            self._load_order(i, entry)
+        self._book.load_orders(approved.entries)
         if not liquidated:
             row = self._rows[self._t + 1]
             kernel.execute_orders(
                 self._config[0], self._symbol_table, self._account[0], self._position, row, self._order
             )
-            for i, entry in enumerate(approved.entries):
-                self._load_protection(i, entry)
+            self._book.load_protection(approved.entries)
         kernel.mark(self._account[0], self._position, self._rows[self._t])
-        results = tuple(
-            self._liquidation_result(i, entry) if liquidated else self._result(i, entry)
-            for i, entry in enumerate(approved.entries)
-        )
-        return Execution(results=results, account=self.account(), funding_usdt=self._take_funding())
+        results = self._book.results(approved.entries, self.time_ms, liquidated=liquidated)
+        return Execution(results=results, account=self.account(), funding_usdt=self._book.take_funding())
 
     def advance(self) -> StepResult:
         """Play candle t+1 and mark at its close."""
@@ -460,8 +421,8 @@ class FuturesEnv(TradingEnv):
         if terminated or truncated:
             self._needs_reset = True
             self._step_float32 = None
-        events = () if self._liquidation_reported else self._events()
-        info = {"events": events, "funding_usdt": self._take_funding()}
+        events = () if self._liquidation_reported else self._book.events(self.time_ms)
+        info = {"events": events, "funding_usdt": self._book.take_funding()}
         return self.observation(), float(reward), terminated, truncated, info
 
     def flatten(self, reason: str) -> Execution:
@@ -473,27 +434,14 @@ class FuturesEnv(TradingEnv):
             row = self._rows[self._t].copy()
             row[:, kernel.OPEN] = row[:, kernel.CLOSE]
             liquidated = False
-        entries = []
-        for i, instrument in enumerate(self.instruments):
-            held = quantity_decimal(self._position[i]["quantity"], instrument)
-            order = None
-            if held != 0:
-                side = Side.SELL if held > 0 else Side.BUY
-                order = Order(instrument.symbol, side, abs(held), reduce_only=True, leg=Leg.EMERGENCY)
-            price = to_decimal(self._rows[self._t, i, kernel.CLOSE])
-            kind = ActionType.EMERGENCY_CLOSE if order else ActionType.HOLD
-            entry = PlannedOrder(instrument.symbol, 0.0, kind, order, Decimal(0), price, note=reason)
-            entries.append(entry)
-            self._load_order(i, entry)
+        entries = self._book.closing_entries(self._rows[self._t], reason)
+        self._book.load_orders(entries)
         kernel.execute_orders(
             self._config[0], self._symbol_table, self._account[0], self._position, row, self._order
         )
         kernel.mark(self._account[0], self._position, self._rows[self._t])
-        results = tuple(
-            self._liquidation_result(i, entry) if liquidated else self._result(i, entry)
-            for i, entry in enumerate(entries)
-        )
-        return Execution(results, self.account(), self._take_funding())
+        results = self._book.results(entries, self.time_ms, liquidated=liquidated)
+        return Execution(results, self.account(), self._book.take_funding())
 
     # --- from and to the kernel --------------------------------------------------------------------------
 
@@ -507,115 +455,6 @@ class FuturesEnv(TradingEnv):
         self._step_float32 = None
         return bool(account["liquidated"])
 
-    def _load_order(self, i: int, entry: PlannedOrder) -> None:
-        row = self._order[i]
-        row["outcome"] = kernel.OUTCOME_NONE
-        row["code"] = kernel.PLAN_HOLD
-        row["quantity"] = row["fill_price"] = row["fee"] = row["pnl"] = 0.0
-        row["set_triggers"] = 0
-        if entry.order is not None:
-            row["code"] = kernel.PLAN_ORDER
-            row["quantity"] = float(entry.order.signed_quantity)
-
-    def _load_protection(self, i: int, entry: PlannedOrder) -> None:
-        position, protection = self._position[i], entry.protection
-        filled = entry.order is None or self._order[i]["outcome"] == kernel.OUTCOME_FILLED
-        if protection is None or position["quantity"] == 0.0 or not filled:
-            return
-        position["stop_price"] = float(protection.stop_price or 0)
-        position["take_profit_price"] = float(protection.take_profit_price or 0)
-        position["guard_price"] = float(protection.guard_price or 0)
-
-    def _result(self, i: int, entry: PlannedOrder) -> OrderResult:
-        row = self._order[i]
-        if entry.order is None:
-            status = OrderStatus.SKIPPED if entry.skipped else OrderStatus.NONE
-            return OrderResult(entry, status, error=entry.note if entry.skipped else "")
-        if row["outcome"] == kernel.OUTCOME_NO_MARGIN:
-            return OrderResult(entry, OrderStatus.REJECTED, error=NO_MARGIN)
-        order = entry.order
-        fill = self._fill(
-            i,
-            order.signed_quantity,
-            float(row["fill_price"]),
-            float(row["fee"]),
-            float(row["pnl"]),
-            order.leg,
-            self.time_ms + 1,
-        )
-        return OrderResult(entry, OrderStatus.FILLED, (fill,))
-
-    def _liquidation_result(self, i: int, entry: PlannedOrder) -> OrderResult:
-        if self._position[i]["event"] != kernel.EVENT_LIQUIDATION:
-            return OrderResult(
-                replace(entry, order=None, action_type=ActionType.HOLD), OrderStatus.NONE, error="liquidated"
-            )
-        event = self._event(i, self.time_ms + 1)
-        planned = replace(entry, order=None, action_type=event.action_type)
-        return OrderResult(planned, OrderStatus.FILLED, (event.fill,), error="liquidated at the open")
-
-    def _events(self) -> tuple[CandleEvent, ...]:
-        return tuple(
-            self._event(i, self.time_ms)
-            for i, position in enumerate(self._position)
-            if position["event"] != kernel.EVENT_NONE
-        )
-
-    def _event(self, i: int, time_ms: int) -> CandleEvent:
-        position = self._position[i]
-        action_type, leg = _EVENT_ACTIONS[int(position["event"])]
-        fill = self._fill(
-            i,
-            quantity_decimal(position["event_quantity"], self.instruments[i]),
-            float(position["event_price"]),
-            float(position["event_fee"]),
-            float(position["event_pnl"]),
-            leg,
-            time_ms,
-            liquidation=action_type is ActionType.LIQUIDATION,
-        )
-        return CandleEvent(action_type, fill)
-
-    def _fill(
-        self,
-        i: int,
-        signed: Decimal,
-        price: float,
-        fee: float,
-        pnl: float,
-        leg: Leg,
-        time_ms: int,
-        *,
-        liquidation: bool = False,
-    ) -> Fill:
-        symbol = self.symbols[i]
-        number = str(int(self._position[i]["fills"]))
-        return Fill(
-            symbol=symbol,
-            trade_id=number,
-            order_id=number,
-            client_order_id=f"{self.agent}_{symbol}_{self.time_ms}{leg}",
-            side=Side.BUY if signed > 0 else Side.SELL,
-            quantity=abs(signed),
-            price=to_decimal(price),
-            commission=to_decimal(fee),
-            realized_pnl=to_decimal(pnl),
-            time_ms=time_ms,
-            liquidation=liquidation,
-            leg=leg,
-            agent=self.agent,
-            exchange="simulation",
-        )
-
-    def _take_funding(self) -> dict[str, Decimal]:
-        """Funding by symbol since it was last taken."""
-        taken = {}
-        for i, symbol in enumerate(self.symbols):
-            total = float(self._position[i]["funding"])
-            taken[symbol] = to_decimal(total - self._funding_seen[i])
-            self._funding_seen[i] = total
-        return taken
-
     def kernel_arrays(self) -> tuple[Any, Any, Any]:
         """What the kernel reads: market rows [T, n, 6], scaled features [T, F], the exchange's rules [n]."""
         return self._rows, self._features, self._symbol_table
@@ -628,18 +467,3 @@ class FuturesEnv(TradingEnv):
         """Sums since reset: fees, funding, realized_pnl, insurance, trades, liquidations, drawdowns."""
         row = self._account[0]
         return {str(name): float(row[name]) for name in row.dtype.names}
-
-
-def _position(row: Any, instrument: Instrument, close: float) -> Position:
-    return Position(
-        symbol=instrument.symbol,
-        quantity=quantity_decimal(row["quantity"], instrument),
-        entry_price=to_decimal(row["entry_price"]),
-        mark_price=to_decimal(close),
-        protection=Protection(
-            stop_price=to_decimal(row["stop_price"]) if row["stop_price"] else None,
-            take_profit_price=to_decimal(row["take_profit_price"]) if row["take_profit_price"] else None,
-            guard_price=to_decimal(row["guard_price"]) if row["guard_price"] else None,
-        ),
-        candles_held=int(row["candles_held"]),
-    )
