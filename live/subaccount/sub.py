@@ -74,8 +74,11 @@ class SubAccount(Exchange):
         return await self._exchange.symbols()
 
     async def instruments(self, symbols: Sequence[str]) -> dict[str, Instrument]:
-        """Trading rules; see `Exchange.instruments`."""
-        return await self._exchange.instruments(symbols)
+        """Trading rules, as they were read when the shared account started; see `Exchange.instruments`."""
+        known = self._view.instruments
+        if any(symbol not in known for symbol in symbols):
+            return await self._exchange.instruments(symbols)
+        return {symbol: known[symbol] for symbol in symbols}
 
     async def candles(
         self,

@@ -206,8 +206,9 @@ def test_an_arena_is_killed_and_goes_on_and_everything_adds_up(server: LlmServer
 
 
 @pytest.mark.slow
-def test_an_arena_adds_up_over_500_candles(server: LlmServer, tmp_path: Path) -> None:
-    play(tmp_path, server, 500, ("anthropic", "openai", "openai"), 6, FAULTS | STREAM_FAULTS)
+@pytest.mark.parametrize("seed", [6, 7])
+def test_an_arena_adds_up_over_500_candles(server: LlmServer, tmp_path: Path, seed: int) -> None:
+    play(tmp_path, server, 500, ("anthropic", "openai", "openai"), seed, FAULTS | STREAM_FAULTS)
 
 
 def test_rules_on_one_account_an_emergency_alone_and_another_start(tmp_path: Path) -> None:

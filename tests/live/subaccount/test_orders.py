@@ -11,6 +11,7 @@ from live_support import flat_market
 from subaccount_support import Shared, paper_server, settings_of, shared
 
 from envs.errors import ConfigError, OrderRejectedError
+from live.exchange.budget import metered
 
 D = Decimal
 SYMBOLS = ("BTCUSDT",)
@@ -28,6 +29,17 @@ def two(tmp_path: Path) -> Iterator[Shared]:
 def orders_sent(two: Shared) -> list[tuple[str, bool]]:
     """Agent and reduce-only of each order at the exchange."""
     return [(o.client_order_id.split("_")[0], o.reduce_only) for o in two.books.orders.values()]
+
+
+def test_trading_rules_are_read_once_for_all_agents(two: Shared) -> None:
+    """A contract's commission costs 20 of the 2400 request weights of a minute: every agent needs it at its start."""
+
+    async def ask() -> tuple[int, bool]:
+        with metered() as meter:
+            found = [await agent.instruments(SYMBOLS) for agent in two.agents.values()]
+        return meter.weight, all(one == {"BTCUSDT": two.exchange.loaded["BTCUSDT"]} for one in found)
+
+    assert two.call(ask()) == (0, True)
 
 
 def test_opposite_positions_net_at_the_exchange_and_not_between_the_agents(two: Shared) -> None:
