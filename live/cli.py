@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -24,6 +24,7 @@ from agents.catalog import (
     make_agent,
     meant_for,
 )
+from agents.command_line import spread_lists
 from agents.training_data import synthetic_training_market
 from agents.training_run import RunMetadata
 from envs.candles import interval_to_ms, load_candles
@@ -38,6 +39,7 @@ from live.venues import PaperOptions, VenueChoice, account_venue
 
 _CONFIRMATION = "trade real money"
 _CLOSE_CONFIRMATION = "close everything"
+_LIST_OPTIONS = ("--candles", "--funding", "--mark", "--symbol", "--symbols")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -147,7 +149,7 @@ def live(
                 connection=_connection(dict(read_yaml(config)) if config is not None else {}, config),
                 confirm=lambda question: yes or _confirm(question, _CLOSE_CONFIRMATION),
             )
-            raise typer.Exit(run_flatten(closing, Console(highlight=False, soft_wrap=True)))
+            raise typer.Exit(run_flatten(closing, Console(highlight=False, soft_wrap=True, emoji=False)))
         replay = PaperOptions(
             candles=tuple(candles or ()),
             funding=tuple(funding or ()),
@@ -392,7 +394,7 @@ def _confirm(question: str, wanted: str = _CONFIRMATION) -> bool:
         return False
 
 
-def main() -> None:
-    """The entry point of `live.py`."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of `live.py`: ends the process with its exit code."""
     numba_without_blas()
-    app()
+    app(spread_lists(sys.argv[1:] if arguments is None else arguments, _LIST_OPTIONS), prog_name="live.py")

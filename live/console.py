@@ -43,7 +43,7 @@ class LiveConsole:
     """Prints a run's progress, one step at a time."""
 
     def __init__(self, *, quiet: bool = False, out: TextIO | None = None) -> None:
-        self._console = Console(file=out or sys.stdout, highlight=False, soft_wrap=True)
+        self._console = Console(file=out or sys.stdout, highlight=False, soft_wrap=True, emoji=False)
         self._quiet = quiet
 
     def banner(self, title: str, lines: Sequence[str], *, real_money: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from agents.command_line import spread_lists
 from agents.data import load_market
 from envs.candles import load_candles
 from envs.errors import ConfigError, PerpgymError
@@ -28,8 +29,9 @@ from live.paper.runtime import PaperServer
 from live.paper.source import BINANCE_REST_URL, BINANCE_STREAM_URL, MarketSource, live_feed
 
 DEFAULT_HISTORY = 1_500
+LIST_OPTIONS = ("--candles", "--funding", "--mark", "--symbol", "--account")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def parse_speed(text: str) -> float | None:
@@ -37,9 +39,14 @@ def parse_speed(text: str) -> float | None:
     if text == "max":
         return None
     try:
-        return float(text)
+        speed = float(text)
     except ValueError:
-        raise ConfigError(f"speed is {text!r}; give a number (1 is real time) or 'max'") from None
+        speed = math.nan
+    if not 0 < speed < math.inf:
+        raise ConfigError(
+            f"--speed is {text!r}; give a number above 0 (1 is real time), or max for lock-step"
+        )
+    return speed
 
 
 def replay_feed(
@@ -152,7 +159,7 @@ class FeedChoice:
 
 
 @app.command()
-def main(
+def paper(
     feed: Annotated[
         FeedKind | None,
         typer.Option(help="Where prices come from; default: replay with --candles, else synthetic."),
@@ -173,7 +180,9 @@ def main(
         str, typer.Option(help="With --feed binance: where prices are heard.")
     ] = BINANCE_STREAM_URL,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8899,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
+    ] = 8899,
     speed: Annotated[str, typer.Option(help="Candle time per wall time, or max for lock-step.")] = "1",
     wallet: Annotated[str, typer.Option(help="Opening balance in USDT.")] = "10000",
     slippage_bps: Annotated[str, typer.Option(help="Slippage of taker fills in basis points.")] = "1",
@@ -221,7 +230,7 @@ def main(
         )
         server = PaperServer(exchange, host=host, port=port, faults=_schedule(fault_seed, fault_rate))
     except PerpgymError as problem:
-        Console(stderr=True).print(f"error: {problem}", style="red", markup=False)
+        print(f"error: {problem}", file=sys.stderr)
         raise typer.Exit(problem.exit_code) from None
     print(start_message(server, [one.api_key for one in accounts], state))
     sys.stdout.flush()
@@ -247,5 +256,13 @@ def _decimal(name: str, text: str) -> Decimal:
         raise ConfigError(f"--{name} is {text!r}; give a number") from None
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of `python -m live.paper`: ends the process with its exit code."""
+    app(
+        spread_lists(sys.argv[1:] if arguments is None else arguments, LIST_OPTIONS),
+        prog_name="python -m live.paper",
+    )
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+from live.paper import __main__ as command
 from live.paper.__main__ import app, replay_feed
 from live.paper.account import PaperAccount
 from live.paper.announce import start_message
@@ -72,6 +74,8 @@ def test_a_bad_setting_ends_with_code_2_and_no_traceback() -> None:
     for arguments in (
         ["--speed", "fast"],
         ["--speed", "-1"],
+        ["--speed", "inf"],
+        ["--speed", "nan"],
         ["--wallet", "much"],
         ["--candles", "nowhere.parquet"],
         ["--symbol", "NOPEUSDT"],
@@ -86,8 +90,15 @@ def test_a_bad_setting_ends_with_code_2_and_no_traceback() -> None:
         result = CliRunner().invoke(app, ["--port", "0", *arguments])
         assert result.exit_code == (1 if "--source-rest" in arguments else 2), (arguments, result.output)
         assert isinstance(result.exception, SystemExit), arguments
-        assert "error:" in result.stderr
-        assert "--account" not in arguments or "key-without-secret" not in result.output  # it may be a secret
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+        assert "--account" not in arguments or "KEY:SECRET:WALLET" in result.stderr
+        assert "key-without-secret" not in result.output  # it may be a secret
+
+
+def test_a_port_that_cannot_be_is_a_mistake_too() -> None:
+    result = CliRunner().invoke(app, ["--port", "70000"])
+    assert (result.exit_code, type(result.exception)) == (2, SystemExit)
+    assert "65535" in result.stderr
 
 
 def test_an_error_ends_the_process_with_code_2_and_no_traceback() -> None:
@@ -100,6 +111,16 @@ def test_an_error_ends_the_process_with_code_2_and_no_traceback() -> None:
     )
     assert (result.returncode, "Traceback" in result.stderr) == (2, False)
     assert "speed is 'fast'" in result.stderr
+
+
+def test_an_option_takes_several_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(command, "app", lambda arguments, **_: given.extend(arguments))
+    command.main(["--port", "0", "--candles", "a.csv", "b.csv", "--symbol", "X", "Y", "--seed", "1"])
+    assert given == [
+        *("--port", "0", "--candles", "a.csv", "--candles", "b.csv"),
+        *("--symbol", "X", "--symbol", "Y", "--seed", "1"),
+    ]
 
 
 def test_the_start_message_says_how_to_point_clients_at_it(market) -> None:
