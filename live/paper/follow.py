@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -47,15 +48,36 @@ async def run_live(exchange: PaperExchange, *, first_wait_s: float = _FIRST_WAIT
                 async with connection.events() as events:
                     await follower.catch_up(connection)
                     wait_s = first_wait_s
-                    async for event in events:
-                        follower.hear(event)
-                        await follower.settle(connection)
-                        if follower.is_stuck:
-                            await follower.catch_up(connection)
+                    async with aclosing(_with_pauses(events, follower)) as heard:
+                        async for event in heard:
+                            if event is not None:
+                                follower.hear(event)
+                            await follower.settle(connection)
+                            if follower.is_stuck:
+                                await follower.catch_up(connection)
             except ExchangeUnavailableError as problem:
                 _LOG.warning("%s; prices stand still, trying again in %.1f s", problem, wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+
+async def _with_pauses(events: AsyncIterator[Json], follower: Follower) -> AsyncGenerator[Json | None, None]:
+    """The events, and None where none comes for a while though the follower waits for something."""
+    coming: asyncio.Future[Json] | None = None
+    try:
+        while True:
+            if coming is None:
+                coming = asyncio.ensure_future(anext(events))
+            await asyncio.wait({coming}, timeout=_ASK_AGAIN_S if follower.is_waiting else None)
+            if coming.done():
+                done, coming = coming, None
+                yield done.result()
+            else:
+                yield None
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
 
 
 class Follower:
@@ -92,6 +114,11 @@ class Follower:
         """Whether a symbol has gone on while the end of another's candle does not come."""
         return bool(self._ahead) and self._monotonic_s() - self._ahead_since_s > _PATIENCE_S
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a funding is to be listed, or a candle to end: no further event may tell of either."""
+        return bool(self._owed or self._ahead)
+
     def hear(self, event: Json) -> None:
         """Take one event of the source's streams."""
         kind = event.get("e")
@@ -109,14 +136,14 @@ class Follower:
             return
         for symbol in sorted(self._owed):
             listed = await connection.fundings(symbol, self._settled_ms[symbol] + 1)
-            # What lies behind the newest event heard belongs to candles that are still to come.
-            found = [one for one in listed if one.time_ms <= self._source_ms]
-            if found:
-                self._owed.discard(symbol)
-            else:
-                self._asked_s = self._monotonic_s()
+            # What lies behind the newest event heard, or the open candle, belongs to candles that are still to come.
+            found = [one for one in listed if one.time_ms <= min(self._source_ms, self._exchange.close_ms)]
             for one in found:
                 self._charge(symbol, one)
+            if len(found) < len(listed):
+                self._owed.add(symbol)
+            if symbol in self._owed:
+                self._asked_s = self._monotonic_s()
 
     async def catch_up(self, connection: SourceConnection) -> None:
         """Play what was missed: every candle that has closed since, then the open one as far as it is."""
@@ -138,13 +165,15 @@ class Follower:
             due.sort(key=lambda row: row[:2])
             times = sorted(set.intersection(*(set(one) for one in rows.values())))
             for open_ms in times:
+                if open_ms > exchange.close_ms:
+                    break  # the one before had not ended when it was asked for
                 while due and due[0][0] <= open_ms:
                     _, symbol, settlement = due.pop(0)
                     self._charge(symbol, settlement)
                 for symbol in exchange.symbols:
                     self.take(symbol, rows[symbol][open_ms])
             for time_ms, symbol, settlement in due:
-                if time_ms <= now_ms:
+                if time_ms <= min(now_ms, exchange.close_ms):
                     self._charge(symbol, settlement)
                 else:
                     self._owed.add(symbol)
@@ -212,7 +241,8 @@ class Follower:
         for price in (*extremes, kline.close):
             if price != engine.prices[symbol]:
                 move_prices(engine, {**engine.prices, symbol: price}, engine.marks)
-        forming.high, forming.low = float(kline.high), float(kline.low)
+        # An event from before a gap was filled must not make an extreme new once more.
+        forming.high, forming.low = max(forming.high, float(kline.high)), min(forming.low, float(kline.low))
         forming.close, forming.volume = float(kline.close), float(kline.volume)
         market_streams.publish_trade(exchange, symbol, kline.close, float(self._volumes[symbol]))
         self._tell(symbol)
@@ -220,7 +250,8 @@ class Follower:
     def _mark(self, symbol: str, price: Decimal, next_funding_ms: int) -> None:
         exchange = self._exchange
         before = self._next_funding.get(symbol)
-        if before is not None and next_funding_ms > before:
+        # A gap that was filled meanwhile has brought the funding already.
+        if before is not None and next_funding_ms > before > self._settled_ms[symbol]:
             self._owed.add(symbol)
         self._next_funding[symbol] = next_funding_ms
         exchange.tick()
@@ -250,6 +281,7 @@ class Follower:
         if settlement.time_ms <= self._settled_ms[symbol]:
             return
         self._settled_ms[symbol] = settlement.time_ms
+        self._owed.discard(symbol)
         mark = settlement.mark or exchange.engine.mark(symbol)
         exchange.tick()
         exchange.engine.book_funding({symbol: settlement.rate * mark})

@@ -136,7 +136,12 @@ class SourceConnection:
             limit=limit,
         )
         try:
-            return [_kline(row[0], row[1:6], closed=int(row[6]) < now_ms) for row in rows]
+            newest_ms = max((int(row[0]) for row in rows), default=0)
+            # What another has followed is closed, though it was open when the clock was asked for.
+            return [
+                _kline(row[0], row[1:6], closed=int(row[0]) < newest_ms or int(row[6]) < now_ms)
+                for row in rows
+            ]
         except (TypeError, ValueError, IndexError, InvalidOperation) as problem:
             raise ExchangeUnavailableError(f"candles of {symbol} cannot be read: {problem}") from problem
 

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from envs.account import Side
 from envs.errors import ConfigError, ExchangeUnavailableError
 from envs.market import Market
+from live.paper import desk
 from live.paper.account import PaperAccount
 from live.paper.exchange import PaperExchange
 from live.paper.feeds import ReplayFeed, synthetic_feed
 from live.paper.follow import Follower
+from live.paper.orders import OrderRequest
 from live.paper.runtime import PaperServer
 from live.paper.source import Kline, MarketSource, live_feed
 from tests.lib.paper_client import paper_client, receive
@@ -249,6 +252,70 @@ def kline(open_hour: int, *prices: str, closed: bool = False) -> Kline:
     return Kline(START_MS + open_hour * HOUR_MS, begin, high, low, close, D(5), closed)
 
 
+@pytest.mark.parametrize("number", range(12))
+async def test_a_source_that_plays_on_while_it_is_asked_changes_nothing(world: Market, number: int) -> None:
+    """Seven candles end between two of the requests that a gap is filled with: each of them once."""
+    with PaperServer.start(ReplayFeed(world, 4)) as source:
+        feed = await asyncio.to_thread(live_feed, source_of(source))
+        exchange = PaperExchange(feed, [PaperAccount("alice", "alice-secret", D(10_000))])
+        follower = Follower(exchange)
+        alice = alice_of(exchange)
+        buy = OrderRequest("BTCUSDT", Side.BUY, "MARKET", D("0.1"))
+        desk.place_order(exchange.engine, alice, buy)
+        take = OrderRequest("BTCUSDT", Side.SELL, "LIMIT", D("0.05"), D(50_550), client_order_id="profit")
+        desk.place_order(exchange.engine, alice, take)
+        async with source_of(source).connect() as connection:
+            asked = 0
+            answer = connection.get
+
+            async def get(path: str, **params: Any) -> Any:
+                nonlocal asked
+                if asked == number:
+                    await asyncio.to_thread(source.advance, 7)
+                asked += 1
+                return await answer(path, **params)
+
+            connection.get = get  # type: ignore[method-assign]
+            for _ in range(3):
+                await follower.catch_up(connection)
+            assert asked > number
+        assert exchange.index == 11
+        for symbol in exchange.symbols:
+            assert closed(exchange, symbol) == closed(source.exchange, symbol)
+        assert [row.price for row in alice.trades["BTCUSDT"]] == [D(50_000), D(50_550)]
+        paid = [row.amount_usdt for row in alice.income if row.income_type == "FUNDING_FEE"]
+        assert paid == [D("-2.48")]  # 0.05 * 49600 * 0.001: after the sale
+
+
+async def test_a_funding_waits_for_the_candles_before_it(world: Market) -> None:
+    """The source's mark price is hours ahead, and its funding listed, while candles have not been heard of."""
+    with PaperServer.start(ReplayFeed(world, 4)) as source:
+        feed = await asyncio.to_thread(live_feed, source_of(source))
+        exchange = PaperExchange(feed, [PaperAccount("alice", "alice-secret", D(10_000))])
+        now = [0.0]
+        follower = Follower(exchange, lambda: now[0])
+        alice = alice_of(exchange)
+        desk.place_order(exchange.engine, alice, OrderRequest("BTCUSDT", Side.BUY, "MARKET", D("0.1")))
+        take = OrderRequest("BTCUSDT", Side.SELL, "LIMIT", D("0.05"), D(50_550), client_order_id="profit")
+        desk.place_order(exchange.engine, alice, take)
+        await asyncio.to_thread(source.advance, 7)
+        async with source_of(source).connect() as connection:
+            for hour, due in ((4, 8), (11, 16)):
+                event = {"e": "markPriceUpdate", "s": "BTCUSDT", "p": "49600"}
+                follower.hear({**event, "E": START_MS + hour * HOUR_MS, "T": START_MS + due * HOUR_MS})
+            await follower.settle(connection)
+            assert alice.trades["BTCUSDT"][1:] == []
+            assert [row for row in alice.income if row.income_type == "FUNDING_FEE"] == []
+            assert follower.is_waiting
+            await follower.catch_up(connection)
+            # The funding came with the candles: it is not asked for again and again.
+            follower.hear({**event, "E": START_MS + 11 * HOUR_MS, "T": START_MS + 16 * HOUR_MS})
+            assert not follower.is_waiting
+        assert [row.price for row in alice.trades["BTCUSDT"]] == [D(50_000), D(50_550)]
+        paid = [row.amount_usdt for row in alice.income if row.income_type == "FUNDING_FEE"]
+        assert paid == [D("-2.48")]
+
+
 def test_extremes_between_two_messages_are_passed_the_nearer_one_first(follower: Follower) -> None:
     exchange = follower._exchange
     desk_orders(exchange)
@@ -260,10 +327,17 @@ def test_extremes_between_two_messages_are_passed_the_nearer_one_first(follower:
     assert len(alice_of(exchange).trades["BTCUSDT"]) == 2
 
 
+def test_an_extreme_is_passed_once_though_an_older_event_comes_after_it(follower: Follower) -> None:
+    exchange = follower._exchange
+    follower.take("BTCUSDT", kline(4, "50000", "50200", "49900", "50050"))
+    desk_orders(exchange)
+    follower.take("BTCUSDT", kline(4, "50000", "50090", "49960", "50060"))
+    follower.take("BTCUSDT", kline(4, "50000", "50200", "49900", "50070"))
+    assert alice_of(exchange).trades.get("BTCUSDT", []) == []
+    assert (exchange.forming["BTCUSDT"].high, exchange.forming["BTCUSDT"].low) == (50_200, 49_900)
+
+
 def desk_orders(exchange: PaperExchange) -> None:
-    from envs.account import Side
-    from live.paper import desk
-    from live.paper.orders import OrderRequest
 
     for name, side, price in (("high", Side.SELL, "50100"), ("low", Side.BUY, "49950")):
         request = OrderRequest("BTCUSDT", side, "LIMIT", D("0.01"), D(price), client_order_id=name)
@@ -292,9 +366,6 @@ def test_a_candle_ends_when_every_symbols_has(follower: Follower) -> None:
 
 
 def test_marks_liquidate_though_the_last_price_stands(follower: Follower) -> None:
-    from envs.account import Side
-    from live.paper import desk
-    from live.paper.orders import OrderRequest
 
     exchange = follower._exchange
     desk.place_order(exchange.engine, alice_of(exchange), OrderRequest("BTCUSDT", Side.BUY, "MARKET", D(2)))
