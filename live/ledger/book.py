@@ -109,24 +109,25 @@ class Book:
         Raises:
             LedgerError: out of order, or an amount is nonsense. The book is then half changed: throw it away.
         """
-        last = self.last or (0, 0, 0, "", "")
-        count = 0
-        key = last
+        before: Key = self.last or (0, 0, 0, "", "")
+        last_ms, last, count = before[0], None, 0
         with exact():
             for event in events:
-                key = key_of(event)
-                if key <= last:
+                time_ms = event.time_ms
+                # Keys take time to make: most entries are told apart by the time alone.
+                if time_ms <= last_ms and key_of(event) <= (before := key_of(last) if last else before):
                     raise LedgerError(
-                        f"{self.exchange} {self.symbol}: entry {key} comes after {last}; the fold needs them in order"
+                        f"{self.exchange} {self.symbol}: entry {key_of(event)} comes after {before}; the fold needs "
+                        "them in order"
                     )
-                last = key
+                last_ms, last = time_ms, event
                 count += 1
                 if isinstance(event, FillEvent):
                     self._fill(event, derived)
                 else:
                     self._income(event, derived)
-        if count:
-            self.last = last
+        if last is not None:
+            self.last = key_of(last)
             self.events += count
 
     def _fill(self, event: FillEvent, derived: Derived) -> None:
@@ -136,7 +137,8 @@ class Book:
         else:
             self._foreign(event, derived)
         self._net(event.signed, event.price)
-        self.reported += event.realized_pnl
+        if event.realized_pnl:
+            self.reported += event.realized_pnl
         if event.commission_asset == QUOTE:
             self.net_fees += event.commission
 

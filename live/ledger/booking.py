@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
-from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, select, text, update
@@ -12,36 +13,26 @@ from sqlalchemy import Connection, select, text, update
 from envs.account import Fill, Side
 from envs.errors import LedgerError
 from live.exchange.client_ids import parse_client_order_id
+from live.ledger.arithmetic import ZERO
 from live.ledger.entries import Event, FillEvent, Income, IncomeEvent, IncomeKind, key_of
 from live.store import models
+from live.store.bulk import BulkInsert
 from live.store.names import Names, insert_of
 from live.store.types import decimal_text, stored_decimal
 
 FillKey = tuple[str, str, str]
 
-_COLUMNS = (
-    "exchange_id", "symbol", "trade_id", "order_id", "client_order_id", "account_id", "side", "quantity", "price",
-    "quote_quantity", "commission", "commission_asset", "realized_pnl", "maker", "time_ms",
-)  # fmt: skip
-_POSTGRESQL_TYPES = {
-    "exchange_id": "bigint", "account_id": "bigint", "maker": "boolean", "time_ms": "bigint", "quantity": "numeric",
-    "price": "numeric", "quote_quantity": "numeric", "commission": "numeric", "realized_pnl": "numeric",
-}  # fmt: skip
-_INSERT = f"INSERT INTO fills ({', '.join(_COLUMNS)})"
-_CONFLICT = "ON CONFLICT (exchange_id, symbol, trade_id) DO NOTHING"
-_INSERT_SQLITE = f"{_INSERT} VALUES ({', '.join('?' * len(_COLUMNS))}) {_CONFLICT}"
-_ARRAYS = ", ".join(
-    "%s::text[]::numeric[]" if kind == "numeric" else f"%s::{kind}[]"
-    for kind in (_POSTGRESQL_TYPES.get(name, "text") for name in _COLUMNS)
-)
-_INSERT_POSTGRESQL = (
-    f"{_INSERT} SELECT * FROM unnest({_ARRAYS}) {_CONFLICT} RETURNING exchange_id, symbol, trade_id"
+_FILLS = BulkInsert(
+    models.Fill,
+    "ON CONFLICT (exchange_id, symbol, trade_id) DO NOTHING",
+    returning="RETURNING exchange_id, symbol, trade_id",
 )
 _AT_ONCE = 10_000
+_TIME_OF = attrgetter("time_ms")
 
-_EVENTS = text(
+_EVENTS = (
     "SELECT time_ms, trade_id, account_id, side, quantity, price, commission, commission_asset, realized_pnl, "
-    "client_order_id FROM fills WHERE exchange_id = :exchange_id AND symbol = :symbol AND time_ms > :after_ms "
+    "client_order_id FROM fills WHERE exchange_id = {0} AND symbol = {0} AND time_ms > {0} "
     "ORDER BY time_ms, length(trade_id), trade_id"
 )
 
@@ -113,41 +104,46 @@ def event_of(fill: Fill, owner: str | None) -> FillEvent:
     )  # fmt: skip
 
 
-def insert_fills(connection: Connection, names: Names, fills: Sequence[Fill]) -> set[FillKey]:
-    """Write fills that are not there yet, and tell which these are. No key may occur twice."""
+def insert_fills(
+    connection: Connection, names: Names, fills: Mapping[FillKey, Fill], owners: Mapping[FillKey, str | None]
+) -> set[FillKey]:
+    """Write fills that are not there yet, and tell which these are."""
     new: set[FillKey] = set()
     exchanges: dict[int, str] = {}
-    for first in range(0, len(fills), _AT_ONCE):
-        batch = fills[first : first + _AT_ONCE]
-        rows = [_row(connection, names, fill) for fill in batch]
-        exchanges.update((row[0], fill.exchange) for row, fill in zip(rows, batch, strict=True))
+    keys = list(fills)
+    for first in range(0, len(keys), _AT_ONCE):
+        batch = keys[first : first + _AT_ONCE]
+        rows = []
+        for key in batch:
+            owner = owners[key]
+            exchange_id = names.exchange(connection, key[0])
+            account_id = None if owner is None else names.account(connection, key[0], owner)
+            exchanges[exchange_id] = key[0]
+            rows.append(_cells(fills[key], exchange_id, account_id))
         if connection.dialect.name == "sqlite":
             # Ids only ever grow, and nobody else writes now: what is new is what lies behind the last one.
             last_id = connection.execute(text("SELECT coalesce(max(id), 0) FROM fills")).scalar_one()
-            done = connection.exec_driver_sql(_INSERT_SQLITE, rows)
-            if done.rowcount == len(rows):
-                new.update(key_of_fill(fill) for fill in batch)
+            if _FILLS.write_cells(connection, rows).rowcount == len(rows):
+                new.update(batch)
                 continue
             found = connection.execute(
                 text("SELECT exchange_id, symbol, trade_id FROM fills WHERE id > :last"), {"last": last_id}
             )
         else:
-            found = connection.exec_driver_sql(
-                _INSERT_POSTGRESQL, tuple(list(one) for one in zip(*rows, strict=True))
-            )
-        new.update((exchanges[key], symbol, trade_id) for key, symbol, trade_id in found)
+            found = _FILLS.write_cells(connection, rows)
+        new.update((exchanges[one], symbol, trade_id) for one, symbol, trade_id in found)
     return new
 
 
-def _row(connection: Connection, names: Names, fill: Fill) -> tuple[Any, ...]:
-    owner = owner_of(fill)
+def _cells(fill: Fill, exchange_id: int, account_id: int | None) -> tuple[Any, ...]:
+    """A row, in the order of the table's columns."""
     return (
-        names.exchange(connection, fill.exchange),
+        exchange_id,
         fill.symbol,
         fill.trade_id,
         fill.order_id,
         fill.client_order_id,
-        None if owner is None else names.account(connection, fill.exchange, owner),
+        account_id,
         str(fill.side),
         decimal_text(fill.quantity),
         decimal_text(fill.price),
@@ -283,47 +279,77 @@ def read_events(
         "after_ms": after_ms,
     }
     income = sorted(_income_events(connection, where), key=key_of)
-    waiting = 0
+    read = 0
+    for fills in _fill_events(connection, names, where):
+        due = bisect_right(income, fills[-1].time_ms, lo=read, key=_TIME_OF)
+        # Stable: each kind keeps its order, and income comes before the fills of its millisecond.
+        if due > read:
+            both: list[Event] = [*income[read:due], *fills]
+            yield from sorted(both, key=_TIME_OF)
+        else:
+            yield from fills
+        read = due
+    yield from income[read:]
+
+
+def _fill_events(connection: Connection, names: Names, where: dict[str, Any]) -> Iterator[list[FillEvent]]:
+    """Lists of fills in the order of the fold."""
     owners: dict[int | None, str | None] = {None: None}
     is_text = connection.dialect.name == "sqlite"
-    result = connection.execute(_EVENTS, where, execution_options={"yield_per": _AT_ONCE})
-    fills = chain.from_iterable(result.partitions())
-    for (
-        time_ms,
-        trade_id,
-        account_id,
-        side,
-        quantity,
-        price,
-        commission,
-        asset,
-        realized_pnl,
-        client_id,
-    ) in fills:
-        while waiting < len(income) and income[waiting].time_ms <= time_ms:
-            yield income[waiting]
-            waiting += 1
-        if account_id not in owners:
-            owners[account_id] = names.name(connection, account_id)[1]
-        if is_text:
-            try:
-                quantity, price, commission = Decimal(quantity), Decimal(price), Decimal(commission)
-                realized_pnl = Decimal(realized_pnl)
-            except (InvalidOperation, TypeError):
-                for cell in (quantity, price, commission, realized_pnl):
-                    if not isinstance(cell, Decimal):
-                        stored_decimal(cell)
-                raise
-        if side == "SELL":
-            quantity = -quantity
-        elif side != "BUY":
-            raise LedgerError(
-                f"fill {(exchange, symbol, trade_id)} has side {side!r}; the database is damaged"
-            )
-        yield FillEvent(
-            time_ms, trade_id, owners[account_id], quantity, price, commission, asset, realized_pnl, client_id
-        )
-    yield from income[waiting:]
+    # A cursor of the driver's: SQLAlchemy would wrap each row, at the cost of the reading itself. With a name it is the
+    # server's, and the rows come as they are asked for.
+    driver: Any = connection.connection.dbapi_connection
+    cursor = driver.cursor() if is_text else driver.cursor("fills")
+    try:
+        cursor.execute(_EVENTS.format("?" if is_text else "%s"), tuple(where.values()))
+        while rows := cursor.fetchmany(_AT_ONCE):
+            events = []
+            for (
+                time_ms,
+                trade_id,
+                account,
+                side,
+                quantity,
+                price,
+                commission,
+                asset,
+                realized,
+                client_id,
+            ) in rows:
+                if is_text:
+                    try:
+                        quantity, price, commission = Decimal(quantity), Decimal(price), Decimal(commission)
+                        realized = ZERO if realized == "0" else Decimal(realized)
+                    except (InvalidOperation, TypeError):
+                        for cell in (quantity, price, commission, realized):
+                            if not isinstance(cell, Decimal):
+                                stored_decimal(cell)
+                        raise
+                if side == "SELL":
+                    quantity = (
+                        quantity.copy_negate()
+                    )  # an operator would round to the precision of whoever calls
+                elif side != "BUY":
+                    place = names.exchange_name(connection, where["exchange_id"]), where["symbol"], trade_id
+                    raise LedgerError(f"fill {place} has side {side!r}; the database is damaged")
+                if account not in owners:
+                    owners[account] = names.name(connection, account)[1]
+                events.append(
+                    FillEvent(
+                        time_ms,
+                        trade_id,
+                        owners[account],
+                        quantity,
+                        price,
+                        commission,
+                        asset,
+                        realized,
+                        client_id,
+                    )
+                )
+            yield events
+    finally:
+        cursor.close()
 
 
 def _income_events(connection: Connection, where: dict[str, Any]) -> Iterator[IncomeEvent]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from decimal import Decimal
@@ -15,13 +14,23 @@ from live.ledger.book import Book, Derived, Part
 from live.ledger.booking import read_events
 from live.ledger.entries import Event, exit_reason
 from live.ledger.positions import PositionState, Trip
+from live.store.bulk import BulkInsert
 from live.store.models import Allocation, Position, Snapshot, Transaction
-from live.store.names import Names, insert_of
+from live.store.names import Names
 
 Mark = tuple[Decimal, int]
 """A last price and its time."""
 
 STATE_FIELDS = tuple(one.name for one in fields(PositionState))
+_TRIP_KEY = ("account_id", "symbol", "entry_trade_id")
+_TRIP_NEWS = ", ".join(
+    f"{one.name} = excluded.{one.name}"
+    for one in Transaction.__table__.columns
+    if one.name not in (*_TRIP_KEY, "id", "exchange_id")
+)
+_TRIPS = BulkInsert(Transaction, f"ON CONFLICT ({', '.join(_TRIP_KEY)}) DO UPDATE SET {_TRIP_NEWS}")
+_ALLOCATIONS = BulkInsert(Allocation)
+_POSITIONS = BulkInsert(Position)
 _NET_FIELDS = ("net_quantity", "net_cost", "net_realized", "net_fees", "net_income")
 
 
@@ -120,8 +129,7 @@ def save_snapshot(connection: Connection, names: Names, book: Book) -> Newest:
         }
         for name, state in book.positions.items()
     ]
-    if rows:
-        connection.execute(insert(Position), rows)
+    _POSITIONS.write(connection, rows)
     return Newest(book.events, book.last[0])
 
 
@@ -193,9 +201,7 @@ def refold(
 
 def write_parts(connection: Connection, names: Names, book: Book, parts: Sequence[Part]) -> None:
     """Write the parts of shared entries."""
-    rows = [part_row(connection, names, book, part) for part in parts]
-    if rows:
-        connection.execute(insert(Allocation), rows)
+    _ALLOCATIONS.write(connection, [part_row(connection, names, book, part) for part in parts])
 
 
 def part_row(connection: Connection, names: Names, book: Book, part: Part) -> dict[str, Any]:
@@ -216,23 +222,7 @@ def write_trips(
     connection: Connection, names: Names, book: Book, trips: Sequence[Trip], mark: Mark | None
 ) -> None:
     """Write round trips; one that was open is updated."""
-    if not trips:
-        return
-    rows = [trip_row(connection, names, book, trip, mark) for trip in trips]
-    connection.execute(_upsert_of_trips(connection.dialect.name), rows)
-
-
-@functools.cache
-def _upsert_of_trips(dialect: str) -> Any:
-    """Built once: it has many columns, and building it takes longer than a fill otherwise would."""
-    statement: Any = insert_of(dialect)(Transaction)
-    keys = ("account_id", "symbol", "entry_trade_id")
-    names = [column.name for column in Transaction.__table__.columns]
-    changed = {name: statement.excluded[name] for name in names if name not in (*keys, "id", "exchange_id")}
-    statement = statement.on_conflict_do_update(index_elements=keys, set_=changed)
-    # With something to return SQLAlchemy sends a thousand rows at once instead of a statement per row, which pays only
-    # where a server must be asked.
-    return statement if dialect == "sqlite" else statement.returning(Transaction.id)
+    _TRIPS.write(connection, [trip_row(connection, names, book, trip, mark) for trip in trips])
 
 
 def trip_row(
@@ -241,8 +231,10 @@ def trip_row(
     """A row of `transactions`."""
     is_open = trip.exit_ms is None
     price, price_ms = mark if mark is not None else (None, None)
-    with exact():
-        unrealized = trip.open_quantity * price - trip.open_cost if is_open and price is not None else None
+    unrealized = None
+    if is_open and price is not None:
+        with exact():
+            unrealized = trip.open_quantity * price - trip.open_cost
     return {
         "exchange_id": names.exchange(connection, book.exchange),
         "account_id": names.account(connection, book.exchange, trip.agent),

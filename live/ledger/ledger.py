@@ -116,11 +116,12 @@ class Ledger(Holdings):
         income: Sequence[Income],
         cursors: Sequence[Cursor],
     ) -> Recorded:
-        touched = {(one.exchange, one.symbol) for one in fills.values()}
+        touched = {(exchange, symbol) for exchange, symbol, _ in fills}
         touched |= {(one.exchange, one.symbol) for one in income}
-        for key in sorted(touched):
-            self._claim(connection, key)
-        new_keys = insert_fills(connection, self._names, list(fills.values()))
+        for book in sorted(touched):
+            self._claim(connection, book)
+        owners = {key: owner_of(fill) for key, fill in fills.items()}
+        new_keys = insert_fills(connection, self._names, fills, owners)
         self._analyse(connection, len(new_keys))
         new_fills = tuple(fill for key, fill in fills.items() if key in new_keys)
         new_income = tuple(insert_income(connection, self._names, income))
@@ -128,8 +129,9 @@ class Ledger(Holdings):
             tuple(self._recognise(connection, fills, new_keys)) if len(new_fills) < len(fills) else ()
         )
         arrived: dict[BookKey, list[Event]] = {key: [] for key in touched}
-        for fill in new_fills:
-            arrived[fill.exchange, fill.symbol].append(event_of(fill, owner_of(fill)))
+        for key, fill in fills.items():
+            if key in new_keys:
+                arrived[fill.exchange, fill.symbol].append(event_of(fill, owners[key]))
         for one in new_income:
             arrived[one.exchange, one.symbol].append(
                 IncomeEvent(
@@ -138,11 +140,11 @@ class Ledger(Holdings):
             )
         changed_from: dict[BookKey, int] = {}
         for fill in recognised:
-            key = fill.exchange, fill.symbol
-            changed_from[key] = min(fill.time_ms, changed_from.get(key, fill.time_ms))
-        for key in sorted(touched):
-            if arrived[key] or key in changed_from:
-                self._fold(connection, key, sorted(arrived[key], key=key_of), changed_from.get(key))
+            book = fill.exchange, fill.symbol
+            changed_from[book] = min(fill.time_ms, changed_from.get(book, fill.time_ms))
+        for book in sorted(touched):
+            if arrived[book] or book in changed_from:
+                self._fold(connection, book, sorted(arrived[book], key=key_of), changed_from.get(book))
         move_cursors(connection, self._names, cursors)
         return Recorded(new_fills, new_income, recognised)
 

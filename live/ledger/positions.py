@@ -165,39 +165,41 @@ def apply_fill(
         fee_base: commission in the base asset.
         time_ms, trade_id, client_id: of the fill.
     """
-    cash = -(signed * price)
+    value = signed * price
+    size, worth = abs(signed), abs(value)
     held = state.p1
-    state.cash += cash
+    state.cash -= value
     state.fees += fee
     state.fills += 1
-    bought = signed > 0
-    state.volume += -cash if bought else cash
+    state.volume += worth
     if not held:
-        _open(state, signed, cash, fee, fee_base, time_ms, trade_id)
+        _open(state, signed, -value, fee, fee_base, time_ms, trade_id)
         return None
-    if (held > 0) == bought:
+    if (held > 0) == (signed > 0):
         state.p1 = held + signed
-        state.p2 += cash
-        state.cost -= cash
+        state.p2 -= value
+        state.cost += value
         state.p2_fee += fee
-        state.p1_fee += fee_base
-        state.entry_quantity += abs(signed)
-        state.entry_quote += abs(cash)
+        if fee_base:
+            state.p1_fee += fee_base
+        state.entry_quantity += size
+        state.entry_quote += worth
         state.trip_fills += 1
         return None
     left = held + signed
     if not left or (left > 0) == (held > 0):
         closed_cost = -portion(state.cost, signed, held) if left else state.cost
-        gain = cash - closed_cost
+        gain = -value - closed_cost
         state.p1 = left
-        state.p2 += cash
+        state.p2 -= value
         state.cost -= closed_cost
         state.realized += gain
         state.trip_realized += gain
         state.p2_fee += fee
-        state.p1_fee += fee_base
-        state.exit_quantity += abs(signed)
-        state.exit_quote += abs(cash)
+        if fee_base:
+            state.p1_fee += fee_base
+        state.exit_quantity += size
+        state.exit_quote += worth
         state.trip_fills += 1
         if left:
             return None
@@ -219,7 +221,7 @@ def apply_fill(
     state.trip_fills += 1
     trip = _trip(agent, state, held > 0, time_ms, trade_id, client_id)
     _reset(state)
-    _open(state, left, cash - closing_cash, fee - closing_fee, fee_base - closing_base, time_ms, trade_id)
+    _open(state, left, -value - closing_cash, fee - closing_fee, fee_base - closing_base, time_ms, trade_id)
     return trip
 
 

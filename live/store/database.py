@@ -177,6 +177,10 @@ class Store:
             yield session
             session.flush()
 
+    @property
+    def _driver(self) -> Any:
+        return self.engine.dialect.loaded_dbapi
+
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
@@ -184,8 +188,12 @@ class Store:
         except exc.SQLAlchemyError as error:
             # Without its cause: the drivers' own messages may quote the connection string.
             raise StoreError(f"database {self.name}: {self._explain(error)}") from None
+        except Exception as error:
+            if not isinstance(error, self._driver.Error):  # of a cursor of the driver's own
+                raise
+            raise StoreError(f"database {self.name}: {self._explain(error)}") from None
 
-    def _explain(self, error: exc.SQLAlchemyError) -> str:
+    def _explain(self, error: Exception) -> str:
         origin = error.orig if isinstance(error, exc.DBAPIError) else None
         lines = str(origin if origin is not None else error).strip().splitlines()
         message = lines[0] if lines else type(error).__name__
@@ -195,7 +203,7 @@ class Store:
             message += "; another process is writing to it: stop that, or wait"
         elif "unable to open" in message:
             message += "; check the path and its permissions"
-        elif isinstance(error, exc.OperationalError) and not self.is_sqlite:
+        elif isinstance(error, (exc.OperationalError, self._driver.OperationalError)) and not self.is_sqlite:
             message += "; check that the server runs and that user and password are right"
         return message
 

@@ -27,6 +27,8 @@ def decimal_text(value: Decimal) -> str:
     if not value:
         return "0"
     text = str(value)  # in most cases canonical already, and faster than format
+    if text[-1] != "0" and "E" not in text:
+        return text
     if "E" in text:
         text = format(value, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -88,11 +90,16 @@ class JsonText(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """To the database."""
-        return None if value is None else json.dumps(value, sort_keys=True, default=_json_value)
+        return None if value is None else json_text(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """From the database."""
         return None if value is None else json.loads(value)
+
+
+def json_text(value: Any) -> str:
+    """A JSON value as it is stored."""
+    return json.dumps(value, sort_keys=True, default=_json_value)
 
 
 def _json_value(value: object) -> str:
