@@ -34,17 +34,24 @@ class Transfer:
     note: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Capital:
     """Sums of the transfers, by exchange and account."""
 
     _sums: dict[tuple[str, str], Decimal] = field(default_factory=dict)
 
-    def add(self, transfer: Transfer) -> None:
-        """Count one."""
-        key = transfer.exchange, transfer.agent
+    def plus(self, transfers: Iterable[Transfer]) -> Capital:
+        """Another one, with these counted in."""
+        sums = dict(self._sums)
         with exact():
-            self._sums[key] = self._sums.get(key, ZERO) + transfer.amount_usdt
+            for one in transfers:
+                key = one.exchange, one.agent
+                sums[key] = sums.get(key, ZERO) + one.amount_usdt
+        return Capital(sums)
+
+    def accounts(self, exchange: str) -> set[str]:
+        """Who ever had any."""
+        return {agent for place, agent in self._sums if place == exchange}
 
     def of(self, exchange: str, agent: str) -> Decimal:
         """The sum of an account."""
@@ -57,13 +64,18 @@ class Capital:
 
 def read_capital(connection: Connection, names: Names) -> Capital:
     """All transfers."""
-    capital = Capital()
-    for row in connection.execute(select(TransferRow)).all():
-        exchange, agent = names.name(connection, row.account_id)
-        capital.add(
-            Transfer(exchange, agent, row.amount_usdt, row.time_ms, row.transaction_id, row.kind, row.note)
+    rows = connection.execute(select(TransferRow)).all()
+    return Capital().plus(
+        Transfer(
+            *names.name(connection, row.account_id),
+            row.amount_usdt,
+            row.time_ms,
+            row.transaction_id,
+            row.kind,
+            row.note,
         )
-    return capital
+        for row in rows
+    )
 
 
 def insert_transfers(connection: Connection, names: Names, transfers: Sequence[Transfer]) -> list[Transfer]:

@@ -12,19 +12,18 @@ from typing import Any, Self
 from sqlalchemy import Connection, select
 
 from envs.errors import LedgerError
-from live.ledger.arithmetic import ZERO, exact
 from live.ledger.book import Book, Derived
 from live.ledger.booking import read_events
 from live.ledger.capital import Capital, read_capital, read_cursor
-from live.ledger.entries import MANUAL, Cursor
+from live.ledger.entries import Cursor
 from live.ledger.folding import Mark, Newest, load_book
+from live.ledger.held import BookKey, Held
 from live.ledger.positions import PositionState
 from live.store import models
 from live.store.database import Store
 from live.store.names import Names
 
 SNAPSHOT_EVERY = 5_000
-BookKey = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -37,7 +36,11 @@ class Kept:
 
 
 class Holdings:
-    """The positions, wallets and cursors of all accounts, as they were when they were last read or written here."""
+    """The positions, wallets and cursors of all accounts, as they were when they were last read or written here.
+
+    Attributes:
+        held: all of them at one moment; another one after each commit.
+    """
 
     def __init__(self, store: Store, *, snapshot_every: int = SNAPSHOT_EVERY) -> None:
         """Load the books: the newest snapshots, and what came after them.
@@ -55,6 +58,7 @@ class Holdings:
         self._capital = Capital()
         self._marks: dict[BookKey, Mark] = {}
         self._lock = threading.RLock()
+        self.held = Held()
         self._analysed_fills = 0
         self.reload()
 
@@ -86,6 +90,11 @@ class Holdings:
             for trip in connection.execute(marked):
                 exchange = self._names.exchange_name(connection, trip.exchange_id)
                 self._marks[exchange, trip.symbol] = trip.last_price, trip.last_price_ms
+            self._publish()
+
+    def _publish(self) -> None:
+        """Let readers see what is committed. Neither books nor capital are changed afterwards, only replaced."""
+        self.held = Held({key: kept.book for key, kept in self._books.items()}, self._capital)
 
     def _load(self, connection: Connection, exchange: str, symbol: str) -> Kept:
         row = connection.execute(self._book_row(connection, exchange, symbol)).one()
@@ -124,67 +133,39 @@ class Holdings:
                     self._names.load(connection)
             yield self._names
 
+    # What is held. None of these waits for a transaction: they answer by the newest commit.
+
     def books(self, exchange: str | None = None) -> list[Book]:
-        """Copies of the books, of one exchange account or of all."""
-        with self._lock:
-            kept = sorted(self._books.items())
-            return [one.book.copy() for key, one in kept if exchange in (None, key[0])]
+        """See `Held.books`."""
+        return self.held.books(exchange)
 
     def position(self, exchange: str, agent: str, symbol: str) -> PositionState:
-        """A copy of a position; a flat one where there never was any."""
-        with self._lock:
-            kept = self._books.get((exchange, symbol))
-            state = kept.book.positions.get(agent) if kept else None
-            return state.copy() if state else PositionState()
+        """See `Held.position`."""
+        return self.held.position(exchange, agent, symbol)
 
     def positions(self, exchange: str, agent: str | None = None) -> dict[tuple[str, str], PositionState]:
-        """Copies of the open positions by (agent, symbol)."""
-        return {
-            (name, book.symbol): state
-            for book in self.books(exchange)
-            for name, state in book.positions.items()
-            if state.p1 and agent in (None, name)
-        }
+        """See `Held.positions`."""
+        return self.held.positions(exchange, agent)
 
     def net_positions(self, exchange: str | None = None) -> dict[str, Decimal]:
-        """Net quantity by symbol, over all accounts of one exchange account or of all; also those that are 0."""
-        net: dict[str, Decimal] = {}
-        with exact():
-            for book in self.books(exchange):
-                if book.symbol:
-                    net[book.symbol] = net.get(book.symbol, ZERO) + book.net_quantity
-        return net
+        """See `Held.net_positions`."""
+        return self.held.net_positions(exchange)
 
     def wallet(self, exchange: str, agent: str) -> Decimal:
-        """Capital + realized PnL - fees + funding + clearance; MANUAL's also holds the exchange's roundings."""
-        with self._lock, exact():
-            total = self._capital.of(exchange, agent)
-            for (place, _), kept in self._books.items():
-                if place == exchange:
-                    state = kept.book.positions.get(agent)
-                    if state is not None:
-                        total += state.income
-                    if agent == MANUAL:
-                        total += kept.book.rounding
-            return total
+        """See `Held.wallet`."""
+        return self.held.wallet(exchange, agent)
 
     def wallets(self, exchange: str) -> dict[str, Decimal]:
-        """The wallets of all accounts, MANUAL's always among them."""
-        return {name: self.wallet(exchange, name) for name in sorted({MANUAL, *self.accounts(exchange)})}
+        """See `Held.wallets`."""
+        return self.held.wallets(exchange)
 
     def capital(self, exchange: str, agent: str) -> Decimal:
-        """Sum of the transfers."""
-        with self._lock:
-            return self._capital.of(exchange, agent)
+        """See `Held.capital`."""
+        return self.held.capital(exchange, agent)
 
     def booked_wallet(self, exchange: str) -> Decimal:
-        """What the exchange's wallet must hold: transfers and what the exchange booked, without looking at accounts."""
-        with self._lock, exact():
-            total = self._capital.total(exchange)
-            for (place, _), kept in self._books.items():
-                if place == exchange:
-                    total += kept.book.reported - kept.book.net_fees + kept.book.net_income
-            return total
+        """See `Held.booked_wallet`."""
+        return self.held.booked_wallet(exchange)
 
     def cursor(self, exchange: str, stream: str, symbol: str = "") -> Cursor | None:
         """How far a stream has been read, None when it never was."""

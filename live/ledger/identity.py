@@ -79,9 +79,10 @@ def check_identity(
 
     The quantities cancel, since the accounts' quantities add up to the net one, which leaves `wallet_error == 0`.
     """
-    books = ledger.books(exchange)
-    wallets = ledger.wallets(exchange)
-    booked = ledger.booked_wallet(exchange)
+    held = ledger.held  # of one moment, whatever is recorded meanwhile
+    books = held.books(exchange)
+    wallets = held.wallets(exchange)
+    booked = held.booked_wallet(exchange)
     difference = ZERO
     rounding = ZERO
     with exact():
@@ -94,7 +95,7 @@ def check_identity(
         booked_wallet=booked,
         exchange_wallet=exchange_wallet,
         entry_difference=difference,
-        quantities=ledger.net_positions(exchange),
+        quantities=held.net_positions(exchange),
         exchange_quantities=exchange_quantities,
         rounding=rounding,
     )

@@ -27,7 +27,8 @@ from live.ledger.booking import (
 from live.ledger.capital import Transfer, insert_transfers, move_cursors
 from live.ledger.entries import MANUAL, Cursor, Event, Income, IncomeEvent, base_asset, key_of
 from live.ledger.folding import fold_on, refold, save_snapshot, write_trips
-from live.ledger.holdings import BookKey, Holdings, Kept
+from live.ledger.held import BookKey
+from live.ledger.holdings import Holdings, Kept
 from live.store import models
 from live.store.names import insert_of
 
@@ -100,12 +101,13 @@ class Ledger(Holdings):
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        books, marks = dict(self._books), dict(self._marks)
+        books, marks, capital = dict(self._books), dict(self._marks), self._capital
         try:
             with exact(), self.store.write() as connection:
                 yield connection
+            self._publish()
         except BaseException:
-            self._books, self._marks = books, marks
+            self._books, self._marks, self._capital = books, marks, capital
             self._names.clear()
             raise
 
@@ -248,8 +250,7 @@ class Ledger(Holdings):
         with self._lock, self._transaction() as connection:
             new = insert_transfers(connection, self._names, list(transfers))
             move_cursors(connection, self._names, cursors)
-        for one in new:
-            self._capital.add(one)
+            self._capital = self._capital.plus(new)
         return len(new)
 
     def assign_capital(
