@@ -30,6 +30,7 @@ from live.exchange.base import Exchange
 from live.exchange.binance import BinanceExchange
 from live.exchange.client_ids import check_agent_name
 from live.exchange.connection import ConnectionSettings
+from live.heap import heap_set_aside
 from live.recovery import run_lock
 from live.run_memory import RunMemory
 from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
@@ -135,7 +136,7 @@ def run_live(options: LiveOptions, console: LiveConsole) -> LiveResult:
         memory.check_halt()
         # A new account of its own is nobody else's.
         alone = nullcontext() if session.fresh else run_lock(options.folder, session.account_key)
-        with alone, LoopThread() as bridge:
+        with alone, heap_set_aside(), LoopThread() as bridge:
             return _Session(options, session, memory, bridge, console).run()
     finally:
         session.close()

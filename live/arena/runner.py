@@ -34,6 +34,7 @@ from live.console import LiveConsole
 from live.exchange.binance import BinanceExchange
 from live.exchange.client_ids import check_agent_name
 from live.exchange.connection import ConnectionSettings
+from live.heap import heap_set_aside
 from live.ledger import Ledger
 from live.recovery import run_lock
 from live.run_memory import RunMemory
@@ -115,7 +116,7 @@ def run_live_arena(options: ArenaLiveOptions, console: LiveConsole) -> ArenaLive
     )
     try:
         alone = nullcontext() if session.fresh else run_lock(options.folder, session.account_key)
-        with alone, LoopThread() as bridge:
+        with alone, heap_set_aside(), LoopThread() as bridge:
             return _Arena(options, session, bridge, console, interval_ms).run()
     finally:
         session.close()

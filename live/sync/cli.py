@@ -21,6 +21,7 @@ from envs.errors import ConfigError, ExchangeError, PerpgymError
 from envs.time_grid import format_time
 from live.exchange.binance import BinanceExchange
 from live.exchange.connection import ConnectionSettings
+from live.heap import heap_set_aside
 from live.ledger import Ledger
 from live.store.database import database_url
 from live.sync.history import BOOKINGS, CaughtUp
@@ -189,7 +190,8 @@ def _errors() -> Iterator[None]:
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
-    return asyncio.run(work)
+    with heap_set_aside():
+        return asyncio.run(work)
 
 
 async def _status(options: _Options) -> int:
