@@ -40,14 +40,25 @@ _CANDLE_MS = 1_704_067_200_000
 _SETTINGS = PositionSyncSettings(orders_s=0.000_001)
 
 
+class _Unlimited(RequestBudget):
+    """All the fills fall into one minute of the exchange's, which never ends, since no candle closes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for gauge in (self.weight, self.orders_10s, self.orders_1m):
+            gauge.limit = 10**9
+
+    def learn_limits(self, rules: object) -> None:
+        """Nothing."""
+
+
 @asynccontextmanager
 async def _connector(port: int, symbols: Sequence[str]) -> AsyncIterator[BinanceExchange]:
     """Connected; it does not spread its requests over the minute, as it would at Binance."""
     venue = paper_venue(f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}")
-    budget = RequestBudget()
-    async with BinanceExchange(venue, Credentials("paper", "paper"), symbols, budget=budget) as exchange:
-        for gauge in (budget.weight, budget.orders_10s, budget.orders_1m):
-            gauge.limit = 10**9
+    async with BinanceExchange(
+        venue, Credentials("paper", "paper"), symbols, budget=_Unlimited()
+    ) as exchange:
         yield exchange
 
 
@@ -143,10 +154,11 @@ def main() -> None:
     ):
         note(f"{_POSITIONS} positions, {given.fills} fills")
         asyncio.run(_trade(port, symbols, given.fills))
-        with _process("relay", port, _ROUND_TRIP_MS) as (relay_port, _):
+        with _process("relay", port, _ROUND_TRIP_MS) as (relay_port, relay):
             note(f"{given.syncs} syncs at {_ROUND_TRIP_MS} ms round trip")
             with heap_set_aside():  # as the commands do
                 asyncio.run(_measure(relay_port, symbols, Path(folder) / "sync.db", given.syncs))
+            relay.communicate()  # it tells what it saw before it ends
 
 
 if __name__ == "__main__":
