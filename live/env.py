@@ -39,6 +39,7 @@ from live.bridge import LoopThread
 from live.candle_feed import CandleFeed, RequestCandle
 from live.exchange.base import Candle, Exchange
 from live.history import LiveHistory
+from live.intent import Intent
 from live.live_account import Beginning, LiveAccount, Meanwhile
 from live.order_desk import OrderDesk, Outcome, events_of
 from live.resume import Resume
@@ -70,6 +71,7 @@ class LiveEnv(TradingEnv):
         resume: where an earlier session ended.
         request_candle: awaited before each wait for a candle: the lock-step replay's hook. None waits for the market.
         on_transfers: told the time of the newest deposit or withdrawal that is counted, whenever that changes.
+        on_intents: told which stops and take-profits the decisions of the `decision` scheme name, before the orders.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own convention)
@@ -88,6 +90,7 @@ class LiveEnv(TradingEnv):
         resume: Resume | None = None,
         request_candle: RequestCandle | None = None,
         on_transfers: Callable[[int], None] = lambda _time_ms: None,
+        on_intents: Callable[[Mapping[str, Intent]], None] = lambda _intents: None,
     ) -> None:
         self.config = config
         self.instruments = tuple(instruments)
@@ -102,7 +105,16 @@ class LiveEnv(TradingEnv):
         self._feed = CandleFeed(exchange, self._history, request_candle)
         self._account = LiveAccount(exchange, self.symbols, agent)
         self._triggers = TriggerDesk(exchange, self.instruments, agent)
-        self._desk = OrderDesk(exchange, self._account, self._triggers, config, self.instruments, agent)
+        self._desk = OrderDesk(
+            exchange,
+            self._account,
+            self._triggers,
+            config,
+            self.instruments,
+            agent,
+            intents=self._resume.intents,
+            on_intents=on_intents,
+        )
         self.spec_observation = observation_spec(self.symbols, interval_ms, self._history.names, config)
         n = len(self.symbols)
         self.action_space = self._planner.action_space

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -29,10 +29,12 @@ from envs.settings import EnvConfig
 from live.exchange.base import Exchange, OrderReport, client_order_id, parse_client_order_id
 from live.exchange.budget import reducing_risk
 from live.exchange.client_ids import MAX_ATTEMPTS
+from live.intent import Intent
 from live.live_account import LiveAccount
 from live.triggers import TriggerDesk
 
 _MARGIN_INSUFFICIENT = -2019
+_OWN_LEGS = (Leg.STOP, Leg.TAKE_PROFIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,16 @@ class Outcome:
 
 
 class OrderDesk:
-    """Carries plans out at an exchange, for one agent."""
+    """Carries plans out at an exchange, for one agent.
+
+    Args:
+        exchange, account, triggers: the agent's.
+        config: of its environment.
+        instruments: what it trades.
+        agent: name in client order ids.
+        intents: what an earlier session's last decisions wanted, by symbol.
+        on_intents: told them anew before orders that change them are sent.
+    """
 
     def __init__(
         self,
@@ -65,11 +76,16 @@ class OrderDesk:
         config: EnvConfig,
         instruments: Sequence[Instrument],
         agent: str,
+        *,
+        intents: Mapping[str, Intent] | None = None,
+        on_intents: Callable[[Mapping[str, Intent]], None] = lambda _intents: None,
     ) -> None:
         self._exchange = exchange
         self._account = account
         self._triggers = triggers
         self._action = config.action
+        self._intents = dict(intents or {})
+        self._on_intents = on_intents
         self._instruments = {instrument.symbol: instrument for instrument in instruments}
         self._agent = agent
         self._done: dict[str, OrderReport] = {}
@@ -94,39 +110,64 @@ class OrderDesk:
                 if await self._exchange.order(symbol, self._emergency_id(symbol, close_ms)) is None:
                     break
                 self._attempts[symbol] = attempt + 1
-            missing = self._missing_protection(instrument)
+            missing = self._missing_protection(instrument, await self._intended(symbol))
             if missing is not None:
                 self._missing[symbol] = missing
 
-    def _missing_protection(self, instrument: Instrument) -> Protection | None:
-        """The stop and take-profit that a position should have and has not, measured from its entry.
+    async def _intended(self, symbol: str) -> Intent | None:
+        """What the last decision wanted for the position that is there now; None where it says nothing of it."""
+        intent = self._intents.get(symbol)
+        quantity, _ = self._account.position(symbol)
+        if intent is None or intent.quantity * quantity <= 0:
+            return None
+        if intent.ordered:
+            order = await self._exchange.order(
+                symbol, client_order_id(self._agent, symbol, intent.close_ms, Leg.ORDER)
+            )
+            if order is None or not order.executed_quantity:
+                return None
+        return intent
+
+    def _missing_protection(self, instrument: Instrument, intent: Intent | None) -> Protection | None:
+        """The stop and take-profit that a position should have and has not: the decision's own, else from its entry.
 
         The agent's triggers are placed after its order: a process that was killed between the two left a position
-        without them.
+        without them, or with those of an earlier decision.
         """
         quantity, entry = self._account.position(instrument.symbol)
-        resting = self._triggers.protection(instrument.symbol)
+        resting = wanted = self._triggers.protection(instrument.symbol)
+        if quantity == 0:
+            return None
+        if intent is not None:
+            before = {
+                leg: self._triggers.set_at_ms(instrument.symbol, leg) < intent.close_ms for leg in _OWN_LEGS
+            }
+            if intent.stop_price is not None and before[Leg.STOP]:
+                wanted = replace(wanted, stop_price=intent.stop_price)
+            if intent.take_profit_price is not None and before[Leg.TAKE_PROFIT]:
+                wanted = replace(wanted, take_profit_price=intent.take_profit_price)
+        sign = 1 if quantity > 0 else -1
         stop, take = (
             to_decimal(self._action.stop_loss_fraction),
             to_decimal(self._action.take_profit_fraction),
         )
-        needs_stop = stop > 0 and resting.stop_price is None
-        needs_take = take > 0 and resting.take_profit_price is None
-        if quantity == 0 or not (needs_stop or needs_take):
-            return None
-        sign = 1 if quantity > 0 else -1
-        if needs_stop:
+        if stop > 0 and wanted.stop_price is None:
             price = instrument.round_price(entry * (1 - sign * stop), up=sign > 0)
-            resting = replace(resting, stop_price=price)
-        if needs_take:
+            wanted = replace(wanted, stop_price=price)
+        if take > 0 and wanted.take_profit_price is None:
             price = instrument.round_price(entry * (1 + sign * take), up=sign < 0)
-            resting = replace(resting, take_profit_price=price)
-        return resting
+            wanted = replace(wanted, take_profit_price=price)
+        return None if wanted == resting else wanted
 
     # --- a step ------------------------------------------------------------------------------------------
 
     async def carry_out(self, plan: Plan) -> Outcome:
-        """Send a plan's orders, those that shrink positions first, and set their triggers."""
+        """Send a plan's orders, those that shrink positions first, and set their triggers.
+
+        Raises:
+            StepLogError: the decisions' triggers cannot be written down; nothing was sent.
+        """
+        self._note_intents(plan)
         results: dict[str, OrderResult] = {}
 
         def enlarges(entry: PlannedOrder) -> bool:
@@ -150,6 +191,16 @@ class OrderDesk:
         return Outcome(
             tuple(results[entry.symbol] for entry in plan.entries), tuple(events), funding, failure
         )
+
+    def _note_intents(self, plan: Plan) -> None:
+        """Before anything is sent: which triggers belong to it, where they are the decision's and not the scheme's."""
+        if self._action.scheme != "decision":
+            return
+        found = {entry.symbol: Intent.of(entry, plan.candle_close_ms) for entry in plan.entries}
+        news = {symbol: one for symbol, one in found.items() if one is not None and symbol not in self._done}
+        if news:
+            self._intents |= news
+            self._on_intents(self._intents)
 
     async def _send(self, entry: PlannedOrder, close_ms: int) -> OrderResult:
         symbol = entry.symbol

@@ -52,10 +52,15 @@ class Logged:
 
 def write_session(folder: Path, stamp: str, values: dict[str, Any]) -> None:
     """Note what a session is about (venue, account, agent, symbols), before its first row. Atomic."""
-    _write_json(folder / f"session_{stamp}.json", values)
+    write_json(folder / f"session_{stamp}.json", values)
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Replace a file at once: a process that is killed leaves the old one or the new one.
+
+    Raises:
+        StepLogError: it cannot be written.
+    """
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -115,7 +120,7 @@ class TransferMark:
 
     def save(self, until_ms: int) -> None:
         """Note the time of the newest transfer that is counted."""
-        _write_json(self.path, {"counted_until_ms": until_ms})
+        write_json(self.path, {"counted_until_ms": until_ms})
 
 
 @dataclass(frozen=True, slots=True)

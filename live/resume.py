@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from envs.account import ZERO, Fill
+from live.intent import Intent
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Resume:
         transfers_until_ms: deposits and withdrawals up to here are part of the peak; None for a new run.
         peak_equity_usdt, max_drawdown_fraction: of the run so far; None for a new run.
         positions: signed quantity by symbol, as the log's last rows have it.
+        intents: by symbol, the stops and take-profits that the last decisions named.
     """
 
     last_row_close_ms: int = 0
@@ -29,6 +31,7 @@ class Resume:
     peak_equity_usdt: Decimal | None = None
     max_drawdown_fraction: Decimal = ZERO
     positions: Mapping[str, Decimal] = field(default_factory=dict)
+    intents: Mapping[str, Intent] = field(default_factory=dict)
 
     def differences(self, held: Mapping[str, Decimal], fills: Sequence[Fill]) -> list[str]:
         """Positions that neither the log nor the log and the fills since explain, in words."""

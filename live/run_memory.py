@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from envs.account import ZERO
 from envs.errors import ConfigError, HaltedError
 from envs.risk import FileRiskStore, RiskState, RiskStore
+from live.intent import Intent, IntentFile
 from live.recovery import Logged, Session, TransferMark, read_logged, sessions_of, write_session
 from live.resume import Resume
 
@@ -72,6 +73,7 @@ class RunMemory:
         self._notice = notice
         self._file = FileRiskStore(folder / f"risk_{account_key}.json")
         self._transfers = None if fresh else TransferMark(folder, account_key)
+        self._intents = None if fresh else IntentFile(folder, account_key)
 
     @property
     def store(self) -> RiskStore:
@@ -82,6 +84,11 @@ class RunMemory:
         """Note up to when deposits and withdrawals are counted."""
         if self._transfers is not None:
             self._transfers.save(until_ms)
+
+    def save_intents(self, intents: Mapping[str, Intent]) -> None:
+        """Note which stops and take-profits the last decisions named."""
+        if self._intents is not None:
+            self._intents.save(intents)
 
     def check_halt(self) -> None:
         """Raise a HaltedError when an emergency has not been acknowledged. Needs no exchange."""
@@ -122,6 +129,7 @@ class RunMemory:
             transfers_until_ms=None if transfers is None else transfers.load(),
             peak_equity_usdt=None if state is None else state.peak_equity_usdt,
             max_drawdown_fraction=ZERO if state is None else state.max_drawdown_fraction,
+            intents={} if self._intents is None else self._intents.load(),
         )
         return Remembered(logged, state, resume)
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from agents.base import AgentSetup, KeepsRecords
@@ -19,26 +16,29 @@ from agents.run import Ending, RunResult, run
 from envs.account import ZERO, Execution, Plan
 from envs.base import StepResult
 from envs.candles import interval_name
-from envs.errors import ConfigError, EmergencyError, ExchangeError
-from envs.features import feature_names
-from envs.observation import observation_spec
+from envs.errors import EmergencyError, ExchangeError
 from envs.wrappers import RiskControl, StepLog
 from live.bridge import LoopThread
 from live.console import LiveConsole, utc_text
-from live.env import LiveEnv
 from live.exchange.base import Exchange
 from live.exchange.binance import BinanceExchange
-from live.exchange.client_ids import check_agent_name
 from live.exchange.connection import ConnectionSettings
 from live.heap import heap_set_aside
 from live.recovery import run_lock
 from live.run_memory import RunMemory
+from live.session import (
+    account_name,
+    check_agent,
+    close_exchange,
+    confirm_real_money,
+    make_folder,
+    open_stack,
+    stop_signals,
+)
 from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
 
 if TYPE_CHECKING:
     from live.run_ledger import RunLedger
-
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,8 @@ def run_live(options: LiveOptions, console: LiveConsole) -> LiveResult:
         PerpgymError: with the exit code that the command should end with.
     """
     setup = options.setup
-    check_agent_name(setup.agent.name, options.symbols)
-    # A policy says now, and not in the middle of a market, that it was trained on something else.
-    names = feature_names(setup.features, options.symbols)
-    setup.agent.reset(
-        observation_spec(options.symbols, options.interval_ms, names, setup.env), seed=options.seed
-    )
-    try:
-        options.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make the folder {options.folder} ({error.strerror}); give another with --out"
-        ) from error
+    check_agent(setup, options.symbols, options.interval_ms, options.seed)
+    make_folder(options.folder)
     session = open_venue(
         options.choice, options.paper, setup, options.symbols, options.interval_ms, options.environ
     )
@@ -167,18 +157,18 @@ class _Session:
     def run(self) -> LiveResult:
         options, session = self._options, self._session
         if session.venue.real_money:
-            self._confirm_real_money()
+            setup = options.setup
+            about = (
+                f", {', '.join(options.symbols)}, agent {setup.agent.name}, "
+                f"max leverage {setup.env.max_leverage:g}."
+            )
+            confirm_real_money(session, self._bridge, about, options.confirm)
         exchange = options.connection.connector(session.venue, session.credentials, options.symbols)
         self._bridge.call(exchange.connect())
         try:
             return self._run_connected(exchange)
         finally:
-            self._bridge.call(self._close(exchange))
-
-    async def _close(self, exchange: Exchange) -> None:
-        await exchange.close()
-        if self._session.lock_step is not None:
-            await self._session.lock_step.close()
+            self._bridge.call(close_exchange(exchange, session))
 
     def _run_connected(self, exchange: BinanceExchange) -> LiveResult:
         options = self._options
@@ -190,7 +180,7 @@ class _Session:
 
         with RunLedger(
             options.db,
-            self._account_name(account_id),
+            account_name(self._session, account_id),
             options.setup.agent.name,
             options.symbols,
             exchange,
@@ -199,62 +189,38 @@ class _Session:
             self._ledger = ledger
             return self._run_on(ledger.port, account_id)
 
-    def _account_name(self, account_id: str) -> str:
-        """The account's name in a database: two accounts never share one, one keeps its own."""
-        session = self._session
-        if session.fresh:
-            return f"{session.account_key}-{datetime.now(UTC):%Y%m%d_%H%M%S}"
-        return f"{session.venue.name}-{account_id}" if account_id else session.account_key
-
     def _run_on(self, exchange: Exchange, account_id: str) -> LiveResult:
         options, setup, session = self._options, self._options.setup, self._session
-        loaded = self._bridge.call(exchange.instruments(options.symbols))
-        instruments = tuple(loaded[symbol] for symbol in options.symbols)
-        for instrument in instruments:
-            leverage = setup.env.leverage_setting(instrument)
-            self._bridge.call(exchange.set_leverage(instrument.symbol, leverage))
-
-        remembered = self._memory.recall(account_id, options.symbols)
-        paths = self._memory.begin_session(self._describe(account_id, exchange.now_ms()))
-        env = LiveEnv(
+        stack = open_stack(
             exchange,
             self._bridge,
+            setup,
+            self._memory,
+            symbols=options.symbols,
             interval_ms=options.interval_ms,
-            config=setup.env,
-            features=setup.features,
-            scaler=setup.scaler,
-            instruments=instruments,
-            agent=setup.agent.name,
-            resume=remembered.resume,
+            account_id=account_id,
+            about={"venue": session.venue.name, "synthetic": session.synthetic},
             request_candle=session.lock_step.request_candle if session.lock_step else None,
-            on_transfers=self._memory.save_transfers,
+            log_type=_LiveLog,
         )
-        risk = RiskControl(env, setup.limits, store=self._memory.store, sleep=time.sleep)
-        state = remembered.state
-        log = _LiveLog(
-            risk,
-            agent=setup.agent.name,
-            path=paths["steps"],
-            emergencies_path=paths["emergencies"],
-            keep_records=True,
-            initial_equity_usdt=state.initial_equity_usdt if state else None,
-            peak_equity_usdt=state.peak_equity_usdt if state else None,
-            max_drawdown_fraction=state.max_drawdown_fraction if state else ZERO,
-            first_step=remembered.logged.next_step,
-        )
-        self._step = remembered.logged.next_step
+        log, self._step = stack.log, stack.first_step
         self._show_banner(setup)
         if isinstance(setup.agent, KeepsRecords) and not self._session.fresh:
             setup.agent.resume()
-        with self._signals(env):
+
+        def stop() -> None:
+            self._stop = True
+            stack.env.request_stop()
+
+        with stop_signals(stop):
             try:
-                result = self._loop(log, risk)
+                result = self._loop(log, stack.risk)
                 if options.flat_on_exit and result.emergency is None:
                     self._flatten(log)
             finally:
                 log.close()
                 setup.agent.close()
-        return self._finish(result, log, paths)
+        return self._finish(result, log, stack.paths)
 
     def _flatten(self, log: StepLog) -> None:
         """Close all positions, as often as it takes within the emergency protocol's tries.
@@ -318,57 +284,6 @@ class _Session:
     def _equity_now(self, log: StepLog) -> float:
         """Equity without what was paid in and out meanwhile: a deposit is no return."""
         return float(log.account().equity_usdt - self._transfers_usdt)
-
-    @contextmanager
-    def _signals(self, env: LiveEnv) -> Iterator[None]:
-        """The first Ctrl+C ends the run after the current step, the second at once."""
-
-        def on_signal(number: int, _frame: FrameType | None) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-            name = signal.Signals(number).name
-            # Not through the console: the signal may have come while it writes.
-            os.write(2, f"stopping after this step ({name}); again to stop at once\n".encode())
-            env.request_stop()
-
-        before = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _confirm_real_money(self) -> None:
-        """Check the key and ask, over a connection that changes nothing at the exchange."""
-        session, setup = self._session, self._options.setup
-        exchange = BinanceExchange(session.venue, session.credentials, ())
-        try:
-            self._bridge.call(exchange.connect())
-            self._bridge.call(exchange.check_withdrawals_disabled())
-            account = self._bridge.call(exchange.account())
-        finally:
-            self._bridge.call(exchange.close())
-        question = (
-            f"This trades REAL MONEY: {account.wallet_usdt:.2f} USDT, {', '.join(self._options.symbols)}, "
-            f"agent {setup.agent.name}, max leverage {setup.env.max_leverage:g}."
-        )
-        if not self._options.confirm(question):
-            raise ConfigError("not confirmed: no order was sent; give --yes to skip the question")
-
-    def _describe(self, account_id: str, begun_at_ms: int) -> dict[str, object]:
-        options = self._options
-        return {
-            "account_id": account_id,
-            "venue": self._session.venue.name,
-            "agent": options.setup.agent.name,
-            "train_id": options.setup.train_id,
-            "symbols": list(options.symbols),
-            "interval": interval_name(options.interval_ms),
-            "begun_at_ms": begun_at_ms,
-            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "synthetic": self._session.synthetic,
-        }
 
     def _show_banner(self, setup: AgentSetup) -> None:
         options = self._options

@@ -108,6 +108,12 @@ class TriggerDesk:
             guard_price=price(Leg.PROTECTIVE_STOP),
         )
 
+    def set_at_ms(self, symbol: str, leg: Leg) -> int:
+        """Close of the candle at which a resting trigger was set; 0 where none rests."""
+        resting = self._symbols[symbol].legs.get(leg)
+        parsed = None if resting is None else parse_client_order_id(resting.client_order_id)
+        return 0 if parsed is None else parsed.candle_close_ms
+
     async def update(
         self, symbol: str, quantity: Decimal, protection: Protection | None, close_ms: int
     ) -> None:

@@ -19,7 +19,7 @@ from rich.text import Text
 from agents.arena.config import ArenaConfig, Entrant, enter
 from agents.arena.offline import ArenaResult, OnProgress, build_arena, check_fit, run_arena
 from agents.arena.report import write_arena_report
-from agents.arena.standings import leaderboard_table, write_csv, write_leaderboard
+from agents.arena.standings import leaderboard_table, width_for_tables, write_csv, write_leaderboard
 from agents.arena.tournament import Tournament, tournament_of, tournament_table
 from agents.backtest_config import BacktestConfig, open_market
 from agents.backtest_files import create_folder, iso_time, stamp_of, versions, write_config, write_json
@@ -352,14 +352,15 @@ def _show(console: Console, title: str, result: ArenaResult, market: Market, not
     start_ms, end_ms = span_of(result)
     said = f"{title}: {', '.join(market.symbols)}, {interval_name(market.interval_ms)} candles, "
     console.print(Text(f"{said}{format_time(start_ms)} to {format_time(end_ms)}"))
-    _wide(console).print(leaderboard_table(result.standings))
+    width = width_for_tables(console)
+    _wide(console).print(leaderboard_table(result.standings, width=width))
     for notice in dict.fromkeys((*notices, *result.notices)):
         console.print(Text(f"note: {notice}", "yellow"))
 
 
 def _wide(console: Console) -> Console:
     """A table that wraps is no table."""
-    return Console(highlight=False, width=max(console.width, 150))
+    return Console(highlight=False, width=width_for_tables(console))
 
 
 def _recorded(

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -97,20 +99,63 @@ COLUMNS: tuple[tuple[str, str, Any], ...] = (
 """What a leaderboard shows of a standing: attribute, heading, format."""
 
 
-def leaderboard_table(standings: Sequence[Standing], title: str = "") -> Table:
-    """The leaderboard for a terminal."""
+PLAYED_BY = "played_by"
+_LEAST_TELLING = (
+    PLAYED_BY,
+    "fees",
+    "sharpe",
+    "win_rate",
+    "trades",
+    "holds",
+    "total_return",
+    "llm_cost",
+    "ending",
+)
+_WIDE = 150
+
+
+def leaderboard_table(standings: Sequence[Standing], title: str = "", *, width: int | None = None) -> Table:
+    """The leaderboard for a terminal.
+
+    Args:
+        standings: best first.
+        title: above it.
+        width: characters that there are; columns that do not fit are left out, the least telling first.
+    """
+    shown = [PLAYED_BY, *(name for name, _, _ in COLUMNS)]
+    table = _table(standings, title, shown)
+    measuring = Console(width=10_000)
+    for name in _LEAST_TELLING:
+        if width is None or Measurement.get(measuring, measuring.options, table).maximum <= width:
+            break
+        shown.remove(name)
+        table = _table(standings, title, shown)
+        table.caption = "the rest is in leaderboard.csv"
+    return table
+
+
+def _table(standings: Sequence[Standing], title: str, shown: Sequence[str]) -> Table:
     table = Table(title=title or None, show_edge=False, pad_edge=False)
     table.add_column("#", justify="right")
     table.add_column("agent", no_wrap=True)
-    table.add_column("played by", overflow="ellipsis", max_width=24)
-    for _, heading, _ in COLUMNS:
+    if PLAYED_BY in shown:
+        table.add_column("played by", overflow="ellipsis", max_width=24)
+    columns = [column for column in COLUMNS if column[0] in shown]
+    for _, heading, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in standings:
         style = "" if one.total_return == 0 else "green" if one.total_return > 0 else "red"
-        cells = [Text(form(getattr(one, name))) for name, _, form in COLUMNS]
-        cells[1].stylize(style)
-        table.add_row(str(one.rank), Text(one.agent, "bold"), Text(short_spec(one.played_by)), *cells)
+        cells = [
+            Text(form(getattr(one, name)), style if name == "net_return" else "") for name, _, form in columns
+        ]
+        played_by = [Text(short_spec(one.played_by))] if PLAYED_BY in shown else []
+        table.add_row(str(one.rank), Text(one.agent, "bold"), *played_by, *cells)
     return table
+
+
+def width_for_tables(console: Console) -> int:
+    """How wide a table may be: what a terminal has; where nobody's terminal is written to, enough."""
+    return console.width if console.is_terminal else max(console.width, _WIDE)
 
 
 def short_spec(spec: str) -> str:

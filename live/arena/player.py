@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from agents.arena.config import Entrant
 from agents.base import KeepsRecords
 from agents.run import Ending, run
-from envs.account import ZERO, EmergencyReport, Execution, Plan
-from envs.candles import interval_name
+from envs.account import EmergencyReport, Execution, Plan
 from envs.errors import PerpgymError
-from envs.wrappers import RiskControl, StepLog
 from live.arena.board import StoreSink
 from live.arena.pace import Pace
 from live.bridge import LoopThread
 from live.env import LiveEnv
 from live.run_ledger import emergency_row, equity_row
 from live.run_memory import RunMemory
+from live.session import open_stack
 from live.store.journal import Journal
 from live.subaccount import SharedAccount
 
@@ -59,9 +56,9 @@ class Stage:
     seed: int | None
     about: dict[str, Any]
 
-    def write(self, work: Callable[..., Any], *arguments: Any) -> Any:
+    def write(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Do something with the database on the thread that writes to it."""
-        return self.bridge.call(self.shared.sync.run(work, *arguments))
+        return self.bridge.call(self.shared.sync.run(work, *arguments, **named))
 
 
 class Player:
@@ -124,51 +121,18 @@ class Player:
 
     def _play(self) -> None:
         stage, setup = self._stage, self._entrant.setup
-        port = stage.shared.agent(self.name)
-        loaded = stage.bridge.call(port.instruments(stage.symbols))
-        instruments = tuple(loaded[symbol] for symbol in stage.symbols)
-        for instrument in instruments:
-            stage.bridge.call(port.set_leverage(instrument.symbol, setup.env.leverage_setting(instrument)))
-        remembered = self._memory.recall(stage.account_id, stage.symbols)
-        paths = self._memory.begin_session(
-            {
-                "account_id": stage.account_id,
-                "agent": self.name,
-                "played_by": self._entrant.played_by,
-                "train_id": setup.train_id,
-                "symbols": list(stage.symbols),
-                "interval": interval_name(stage.interval_ms),
-                "begun_at_ms": port.now_ms(),
-                "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                **stage.about,
-            }
-        )
-        self._env = env = LiveEnv(
-            port,
+        stack = open_stack(
+            stage.shared.agent(self.name),
             stage.bridge,
+            setup,
+            self._memory,
+            symbols=stage.symbols,
             interval_ms=stage.interval_ms,
-            config=setup.env,
-            features=setup.features,
-            scaler=setup.scaler,
-            instruments=instruments,
-            agent=self.name,
-            resume=remembered.resume,
+            account_id=stage.account_id,
+            about={"played_by": self._entrant.played_by, **stage.about},
             request_candle=None if stage.pace is None else stage.pace.of(self.name),
-            on_transfers=self._memory.save_transfers,
         )
-        risk = RiskControl(env, setup.limits, store=self._memory.store, sleep=time.sleep)
-        state = remembered.state
-        log = StepLog(
-            risk,
-            agent=self.name,
-            path=paths["steps"],
-            emergencies_path=paths["emergencies"],
-            keep_records=True,
-            initial_equity_usdt=state.initial_equity_usdt if state else None,
-            peak_equity_usdt=state.peak_equity_usdt if state else None,
-            max_drawdown_fraction=state.max_drawdown_fraction if state else ZERO,
-            first_step=remembered.logged.next_step,
-        )
+        self._env, log, risk = stack.env, stack.log, stack.risk
         self._keep_decisions()
 
         def on_execution(_plan: Plan, execution: Execution) -> None:
@@ -179,7 +143,7 @@ class Player:
 
         steps, most = stage.steps, setup.max_steps
         if self._stop.is_set():
-            env.request_stop()
+            stack.env.request_stop()
         try:
             result = run(
                 log,

@@ -3,48 +3,47 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
-from rich.live import Live
 
 from agents.arena.config import ArenaConfig, Entrant
-from agents.arena.standings import Standing, leaderboard_table, write_leaderboard
+from agents.arena.report import write_arena_report
+from agents.arena.standings import Standing, leaderboard_table, width_for_tables, write_leaderboard
 from agents.base import AgentSetup, KeepsRecords
 from envs.account import ZERO
-from envs.errors import ConfigError, HaltedError, PerpgymError
-from envs.features import feature_names
-from envs.observation import observation_spec
+from envs.errors import HaltedError, PerpgymError
 from envs.planning import to_decimal
 from envs.risk import FileRiskStore
 from envs.time_grid import interval_to_ms
-from live.arena.board import leaderboard
+from live.arena.board import Board
 from live.arena.pace import Pace
 from live.arena.player import Player, Stage
+from live.arena.screen import Screen
 from live.bridge import LoopThread
 from live.console import LiveConsole
 from live.exchange.binance import BinanceExchange
-from live.exchange.client_ids import check_agent_name
 from live.exchange.connection import ConnectionSettings
 from live.heap import heap_set_aside
 from live.ledger import Ledger
 from live.recovery import run_lock
 from live.run_memory import RunMemory
+from live.session import (
+    account_name,
+    check_agent,
+    close_exchange,
+    confirm_real_money,
+    make_folder,
+    stop_signals,
+)
 from live.store.journal import Journal
 from live.subaccount import SharedAccount, SharedAccountSettings
 from live.sync import TradeSync
 from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
-
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_REFRESH_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -96,16 +95,8 @@ def run_live_arena(options: ArenaLiveOptions, console: LiveConsole) -> ArenaLive
     config = options.config
     interval_ms = interval_to_ms(config.interval)
     for one in options.entrants:
-        check_agent_name(one.name, config.symbols)
-        names = feature_names(one.setup.features, config.symbols)
-        spec = observation_spec(config.symbols, interval_ms, names, one.setup.env)
-        one.setup.agent.reset(spec, seed=options.seed)
-    try:
-        options.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make the folder {options.folder} ({error.strerror}); give another with --out"
-        ) from error
+        check_agent(one.setup, config.symbols, interval_ms, options.seed)
+    make_folder(options.folder)
     session = open_venue(
         options.choice,
         options.paper,
@@ -149,12 +140,13 @@ class _Arena:
         self._players: list[Player] = []
         self._sitting_out: dict[str, str] = {}
         self._pace: Pace | None = None
-        self._stop = False
+        self._board: Board | None = None
 
     def run(self) -> ArenaLiveResult:
         options, session = self._options, self._session
         if session.venue.real_money:
-            self._confirm_real_money()
+            agents = ", ".join(f"{one.name} {one.capital_usdt:g} USDT" for one in options.entrants)
+            confirm_real_money(session, self._bridge, f" on the account; {agents}.", options.confirm)
         exchange = options.connection.connector(session.venue, session.credentials, options.config.symbols)
         self._bridge.call(exchange.connect())
         try:
@@ -164,17 +156,12 @@ class _Arena:
             finally:
                 ledger.close()
         finally:
-            self._bridge.call(self._close(exchange))
-
-    async def _close(self, exchange: BinanceExchange) -> None:
-        await exchange.close()
-        if self._session.lock_step is not None:
-            await self._session.lock_step.close()
+            self._bridge.call(close_exchange(exchange, session))
 
     def _run_on(self, exchange: BinanceExchange, ledger: Ledger) -> ArenaLiveResult:
         options, session, symbols = self._options, self._session, self._options.config.symbols
         account_id = self._bridge.call(exchange.account_id())
-        name = self._account_name(account_id)
+        name = account_name(session, account_id)
         sync = TradeSync(exchange, ledger, symbols=symbols, account=name)
         store = (
             None if session.fresh else FileRiskStore(options.folder / f"account_{session.account_key}.json")
@@ -205,19 +192,14 @@ class _Arena:
                 options.seed,
                 {"venue": session.venue.name, "synthetic": session.synthetic, "arena": options.config.name},
             )
+            self._board = Board(shared, stage.journal, options.entrants, self._interval_ms)
             self._players = [Player(one, memories[one.name], stage) for one in playing]
             self._banner()
-            with self._signals():
+            with stop_signals(self.stop):
                 self._play(stage)
             return self._finish(stage)
         finally:
             self._bridge.call(shared.close())
-
-    def _account_name(self, account_id: str) -> str:
-        session = self._session
-        if session.fresh:
-            return f"{session.account_key}-{datetime.now(UTC):%Y%m%d_%H%M%S_%f}"
-        return f"{session.venue.name}-{account_id}" if account_id else session.account_key
 
     def _memories(self) -> dict[str, RunMemory]:
         """The memory of each agent that may play; one that was halted sits out."""
@@ -258,21 +240,18 @@ class _Arena:
         """Let all play, and show where they stand."""
         for player in self._players:
             player.start()
-        screen = Console()
-        shown = screen.is_terminal and not self._options.quiet
-        with Live(console=screen, auto_refresh=False) if shown else nullcontext() as live:
-            seen, due_s = -1, 0.0
+        with Screen(
+            self._options.config.name,
+            lambda: self._standings(stage),
+            stage.shared.exchange.now_ms,
+            quiet=self._options.quiet,
+        ) as screen:
             while any(player.playing for player in self._players):
                 for player in self._players:
                     player.join(0.05)
                 if stage.shared.desk.halted or self._is_broken():
                     self.stop()
-                steps = sum(player.steps for player in self._players)
-                if live is not None and steps != seen and time.monotonic() >= due_s:
-                    seen, due_s = steps, time.monotonic() + _REFRESH_S
-                    live.update(
-                        leaderboard_table(self._standings(stage), self._options.config.name), refresh=True
-                    )
+                screen.show(sum(player.steps for player in self._players))
 
     def _is_broken(self) -> bool:
         """Whether a loop ended by what is no error of an exchange or of a setting."""
@@ -286,20 +265,20 @@ class _Arena:
             pace = self._pace
             self._bridge.loop.call_soon_threadsafe(lambda: self._bridge.loop.create_task(pace.stop()))
 
-    def _standings(self, stage: Stage) -> tuple[Standing, ...]:
+    def _standings(self, stage: Stage, *, anew: bool = False) -> tuple[Standing, ...]:
+        assert self._board is not None
         endings = dict.fromkeys(self._sitting_out, "halted") | {one.name: one.ending for one in self._players}
-        found: tuple[Standing, ...] = stage.write(
-            leaderboard, stage.shared, stage.journal, self._options.entrants, self._interval_ms, endings
-        )
+        found: tuple[Standing, ...] = stage.write(self._board.read, endings, anew=anew)
         return found
 
     def _finish(self, stage: Stage) -> ArenaLiveResult:
-        for player in self._players:
-            if player.error is not None and not isinstance(player.error, PerpgymError):
-                raise player.error
-        self._bridge.call(stage.shared.verify())
-        self._bridge.call(stage.shared.settled())
-        standings = self._standings(stage)
+        unread = ""
+        try:
+            self._bridge.call(stage.shared.verify())
+            self._bridge.call(stage.shared.settled())
+        except PerpgymError as error:
+            unread = f"the leaderboard is of what the ledger had: the exchange could not be read at the end: {error}"
+        standings = self._standings(stage, anew=True)
         options = self._options
         notices = [one.note for one in options.entrants if one.note] + list(self._sitting_out.values())
         for player in self._players:
@@ -308,6 +287,8 @@ class _Arena:
                 notices.append(f"{player.name}: emergency: {player.emergency.reason}; {flat}")
             if player.error is not None:
                 notices.append(f"{player.name} could not go on: {player.error}")
+        if unread:
+            notices.append(unread)
         if stage.shared.desk.halted:
             notices.append(f"the whole account was halted: {stage.shared.desk.halted}")
         for one in options.entrants:
@@ -322,49 +303,29 @@ class _Arena:
             "notices": notices,
         }
         write_leaderboard(options.folder, standings, about)
-        Console(highlight=False, width=max(Console().width, 150)).print(
-            leaderboard_table(standings, options.config.name)
+        assert self._board is not None
+        write_arena_report(
+            options.folder / "report.html",
+            f"Arena {options.config.name}",
+            f"{', '.join(options.config.symbols)}, {options.config.interval} candles, {self._session.description}",
+            self._board.curves(),
+            standings,
+            notices,
+            synthetic=self._session.synthetic,
         )
+        width = width_for_tables(Console())
+        table = leaderboard_table(standings, options.config.name, width=width)
+        Console(highlight=False, width=width).print(table)
         for notice in notices:
             self._console.notice(f"note: {notice}")
         self._console.notice(f"files: {options.folder}")
+        for player in self._players:
+            if player.error is not None and not isinstance(player.error, PerpgymError):
+                raise player.error
         errors = [one.error for one in self._players if isinstance(one.error, PerpgymError)]
         if stage.shared.desk.halted or any(one.emergency is not None for one in self._players):
             return ArenaLiveResult(standings, 3)
         return ArenaLiveResult(standings, errors[0].exit_code if errors else 0)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first Ctrl+C ends the arena after the current step, the second at once."""
-
-        def on_signal(number: int, _frame: FrameType | None) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-            name = signal.Signals(number).name
-            os.write(2, f"stopping after this step ({name}); again to stop at once\n".encode())
-            self.stop()
-
-        before = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _confirm_real_money(self) -> None:
-        """Check the key and ask, over a connection that changes nothing at the exchange."""
-        exchange = BinanceExchange(self._session.venue, self._session.credentials, ())
-        try:
-            self._bridge.call(exchange.connect())
-            self._bridge.call(exchange.check_withdrawals_disabled())
-            account = self._bridge.call(exchange.account())
-        finally:
-            self._bridge.call(exchange.close())
-        agents = ", ".join(f"{one.name} {one.capital_usdt:g} USDT" for one in self._options.entrants)
-        question = f"This trades REAL MONEY: {account.wallet_usdt:.2f} USDT on the account; {agents}."
-        if not self._options.confirm(question):
-            raise ConfigError("not confirmed: no order was sent; give --yes to skip the question")
 
 
 def shared_settings(config: ArenaConfig) -> SharedAccountSettings:

@@ -6,7 +6,7 @@ Accounts are named as in the ledger, and made when they are new.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
@@ -66,6 +66,16 @@ class Decision:
     latency_ms: int = 0
     calls: int = 1
     client_order_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a decision cost and whether it was carried out, without its texts."""
+
+    time_ms: int
+    verdict: str
+    output_tokens: int
+    cost_usd: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +190,23 @@ class Journal:
                 )
                 for row in reversed(rows)
             ]
+
+    def costs(self, exchange: str, agent: str, *, since_ms: int = 0) -> list[Cost]:
+        """What an agent's decisions cost, by time."""
+        with self.store.read() as connection:
+            names = _names(connection)
+            if agent not in names.accounts(exchange):
+                return []
+            columns = [getattr(DecisionRow, one.name) for one in fields(Cost)]
+            rows = connection.execute(
+                select(*columns)
+                .where(
+                    DecisionRow.account_id == names.account(connection, exchange, agent),
+                    DecisionRow.time_ms >= since_ms,
+                )
+                .order_by(DecisionRow.time_ms, DecisionRow.id)
+            )
+            return [Cost(*row) for row in rows]
 
     def equity(self, records: Iterable[Equity]) -> None:
         """Write equity snapshots; one of the same account and moment is replaced."""

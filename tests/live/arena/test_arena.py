@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 import urllib.request
 from decimal import Decimal
@@ -20,6 +21,7 @@ from policy_run import make_run
 
 from envs.settings import EnvConfig
 from envs.synthetic import synthetic_market
+from live.cli import main
 from live.exchange.client_ids import parse_client_order_id
 from live.ledger import Ledger
 from live.ledger.identity import check_identity
@@ -33,7 +35,7 @@ SYMBOLS = ("ETHUSDT", "BNBUSDT", "XRPUSDT", "DOGEUSDT", "ADAUSDT", "AVAXUSDT")
 CAPITAL = {"LLM-A": 1000, "LLM-B": 1500, "LLM-C": 1000, "sac": 2000, "cross": 1000, "hold": 500}
 MODELS = ("model-a", "model-b", "model-c")
 FAULTS = {
-    "lost_after": 0.001,
+    "lost_after": 0.0003,
     "unknown_503": 0.001,
     "unavailable_503": 0.002,
     "delay_after": 0.004,
@@ -43,9 +45,12 @@ FAULTS = {
 }
 # A stream that loses something is waited for, for seconds of its own clock: for the long run.
 STREAM_FAULTS = {"stream_lose": 0.002, "stream_delay": 0.02, "drop_sockets": 0.001}
+# A reply that is lost is waited for in vain; a machine that is slow for seconds is no reason to give up.
 IMPATIENT = {
-    "connection": {"timeout_s": 0.7, "receive_window_ms": 700, "retry_delay_s": 0.02, "longest_delay_s": 0.2}
-}
+    "connection": {
+        "timeout_s": 2.0, "receive_window_ms": 2000, "retry_delay_s": 0.02, "longest_delay_s": 0.5, "attempts": 10,
+    }
+}  # fmt: skip
 
 
 def trader(question: Question) -> Answer:
@@ -234,7 +239,7 @@ def test_rules_on_one_account_an_emergency_alone_and_another_start(tmp_path: Pat
         assert board["hold"]["ending"] == "emergency" and board["cross"]["ending"] == "truncated"
         assert board["hold"]["steps"] < board["cross"]["steps"] == 8
         held = paper.exchange.engine.accounts["paper"].held()
-        assert held  # of the agent that goes on
+        assert any(held)  # of the agent that goes on
         assert list((out / "hold").glob("emergencies_*.csv"))
         assert not list((out / "cross").glob("emergencies_*.csv"))
         # The halted agent sits out, the other goes on where it was.
@@ -259,8 +264,20 @@ def test_rules_on_one_account_an_emergency_alone_and_another_start(tmp_path: Pat
         (("--live",), "BINANCE_API_KEY"),
     ],
 )
-def test_what_an_arena_refuses(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+def test_what_an_arena_refuses(
+    arguments: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     path = arena_file(tmp_path, {"x": {"agent": "flat"}})
-    done = live("--arena", path, "--out", tmp_path / "out", *arguments, environ=bare_environ())
-    assert done.returncode == 2
-    assert words in " ".join(done.stderr.split())
+    for name in ("BINANCE_API_KEY", "BINANCE_API_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(
+        sys, "argv", ["live.py", "--arena", str(path), "--out", str(tmp_path / "out"), *arguments]
+    )
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())
