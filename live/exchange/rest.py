@@ -46,6 +46,8 @@ DEFAULT_CLOCK_EVERY_S = 900.0
 _CONNECT_TIMEOUT_S = 5.0
 _BAN_UNTIL = re.compile(r"until (\d{13})")
 _SHOWN_TEXT = 200
+# The used weight in these replies' headers is documented as inaccurate.
+_MISCOUNTED = ("/ticker/price", "/ticker/bookTicker")
 
 
 class WireError(Exception):
@@ -110,7 +112,8 @@ class FuturesClient(AsyncClient):  # type: ignore[misc]
 
     async def _handle_response(self, response: aiohttp.ClientResponse) -> Any:
         body = await response.text(encoding="utf-8", errors="replace")
-        self.budget.note(response.headers)
+        if not response.url.path.endswith(_MISCOUNTED):
+            self.budget.note(response.headers)
         return read_reply(response.status, response.headers, body)
 
     async def shut(self) -> None:

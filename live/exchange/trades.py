@@ -17,7 +17,8 @@ from live.exchange.rest import BinanceRest
 
 PAGE = 1000
 WEEK_MS = 7 * 24 * 3_600_000
-_KEPT_MS = 26 * WEEK_MS
+# Binance keeps trades for three months, and says nothing of what it answers about earlier ones.
+_KEPT_MS = 90 * 24 * 3_600_000
 _REMEMBERED_ORDERS = 10_000
 _LOOK_UPS_AT_ONCE = 10
 # A fill may show up in userTrades a moment after its order is reported as filled.
@@ -146,8 +147,7 @@ class Trades:
             # Without a time the exchange gives the last seven days, oldest first.
             return await self._rows(symbol)
         now_ms = await self._rest.fresh_now_ms()
-        # The exchange forgets trades after some months; only a simulated one keeps all.
-        start_ms = since_ms if self._rest.clock.simulated else max(since_ms, now_ms - _KEPT_MS)
+        start_ms = max(since_ms, now_ms - _KEPT_MS)
         while start_ms <= now_ms:
             page = await self._rows(symbol, startTime=start_ms, endTime=start_ms + WEEK_MS - 1)
             if page:

@@ -30,7 +30,7 @@ def balance(account: Account, margin: AccountMargin) -> Json:
 
 
 def account_totals(account: Account, margin: AccountMargin) -> Json:
-    """Totals and the USDT asset, common to v2 and v3 account."""
+    """Totals and the USDT asset of v3 account."""
     shared = {
         "initialMargin": amount_text(margin.initial),
         "maintMargin": amount_text(margin.maintenance),
@@ -54,11 +54,16 @@ def account_totals(account: Account, margin: AccountMargin) -> Json:
                 "asset": "USDT",
                 **shared,
                 **free,
-                "marginAvailable": True,
                 "updateTime": account.update_ms,
             }
         ],
     }
+
+
+def account_totals_v2(account: Account, margin: AccountMargin) -> Json:
+    """The same for v2 account, which tells of each asset whether it serves as margin."""
+    view = account_totals(account, margin)
+    return {**view, "assets": [{**asset, "marginAvailable": True} for asset in view["assets"]]}
 
 
 def account_position_v3(row: PositionMargin, instrument: Instrument) -> Json:

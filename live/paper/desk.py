@@ -62,7 +62,9 @@ def prepare_order(engine: Engine, account: Account, request: OrderRequest) -> Or
     if request.price_match != "NONE":
         price = matched_price(instrument, request.side, last, request.price_match)
     filters.check_quantity(instrument, request.quantity, market=market)
-    if not market:
+    if market:
+        filters.check_take_bound(request.side.sign, last, mark)
+    else:
         filters.check_price(instrument, price)
         filters.check_percent_price(instrument, request.side.sign, price, mark)
     order = Order(

@@ -16,6 +16,9 @@ CONDITIONAL_TYPES = frozenset(
 TIMES_IN_FORCE = frozenset({"GTC", "IOC", "FOK", "GTX", "GTD"})
 WORKING_TYPES = frozenset({"CONTRACT_PRICE", "MARK_PRICE"})
 
+# How far beyond the mark price a MARKET order may take: marketTakeBound in exchangeInfo.
+MARKET_TAKE_BOUND = Decimal("0.05")
+
 _CLIENT_ID = re.compile(r"[.A-Z:/a-z0-9_-]{1,36}")
 
 
@@ -59,6 +62,12 @@ def check_percent_price(instrument: Instrument, side_sign: int, price: Decimal, 
         raise refusal(-4016, plain(highest))
     if side_sign < 0 and price < lowest:
         raise refusal(-4024, plain(lowest))
+
+
+def check_take_bound(side_sign: int, last: Decimal, mark: Decimal) -> None:
+    """marketTakeBound: a MARKET order does not take at a price too far beyond the mark (-4131)."""
+    if (last - mark) * side_sign > mark * MARKET_TAKE_BOUND:
+        raise refusal(-4131)
 
 
 def check_stop_price(instrument: Instrument, side_sign: int, price: Decimal, trigger: Decimal) -> None:

@@ -44,7 +44,7 @@ def account_v2(call: Call) -> Any:
         "multiAssetsMargin": False,
         "tradeGroupId": -1,
         "updateTime": 0,
-        **views.account_totals(account, margin),
+        **views.account_totals_v2(account, margin),
     }
     rows = list(margin.positions)
     if account.hedge_mode:

@@ -13,6 +13,11 @@ def order_rate_limits(call: Call) -> Any:
     return declared_orders(call.exchange.limit_settings)
 
 
+def system_status(call: Call) -> Any:
+    """GET system/status: open for trade."""
+    return {"status": 0, "msg": "normal"}
+
+
 def nothing(call: Call) -> Any:
     """An empty list: there is no wallet but the futures one."""
     return []
@@ -20,6 +25,8 @@ def nothing(call: Call) -> Any:
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/fapi/v1/rateLimit/order", order_rate_limits, Security.SIGNED),
+    # ccxt's fetch_status.
+    Route("GET", "/sapi/v1/system/status", system_status, Security.NONE),
     # ccxt asks for currencies and margin pairs when it has a key.
     Route("GET", "/sapi/v1/capital/config/getall", nothing, Security.SIGNED),
     Route("GET", "/sapi/v1/margin/allPairs", nothing, Security.KEY),

@@ -9,7 +9,7 @@ from envs.instruments import Instrument
 from envs.time_grid import DAY_MS
 from live.paper.calls import Call, Pool, Route, Security, Weight, by_limit, by_symbol
 from live.paper.errors import refusal
-from live.paper.filters import CONDITIONAL_TYPES
+from live.paper.filters import CONDITIONAL_TYPES, MARKET_TAKE_BOUND
 from live.paper.history import Bar
 from live.paper.limits import declared
 from live.paper.market_events import BOOK_QUANTITY, best_prices
@@ -262,7 +262,7 @@ def _symbol_info(instrument: Instrument) -> dict[str, Any]:
         "settlePlan": 0,
         "triggerProtect": "0.0500",
         "liquidationFee": f"{instrument.liquidation_fee:.6f}",
-        "marketTakeBound": "0.05",
+        "marketTakeBound": plain(MARKET_TAKE_BOUND),
         "maxMoveOrderLimit": 10000,
         "filters": [
             {

@@ -93,6 +93,9 @@ class PaperServer:
             log_level="warning",
             date_header=False,
             server_header=False,
+            # Whom a request came from is said by its connection, or by a proxy on this machine: nobody else, whatever
+            # the environment says, may call itself local.
+            forwarded_allow_ips="127.0.0.1",
             lifespan="on",
             timeout_graceful_shutdown=1,
             timeout_keep_alive=75,

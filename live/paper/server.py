@@ -145,6 +145,9 @@ class PaperApp:
         try:
             if not ipaddress.ip_address(_address(scope)).is_loopback:
                 raise ApiError(-1002, "Control routes answer clients on this machine only.", http_status=403)
+            if _header(scope, b"origin") is not None:
+                # A browser on this machine would ask on behalf of any page that it shows.
+                raise ApiError(-1002, "Control routes do not answer web pages.", http_status=403)
             return Reply(200, await self._control.answer(scope["method"], scope["path"], body))
         except ApiError as problem:
             return Reply(problem.http_status, {"code": problem.code, "msg": problem.msg})

@@ -94,6 +94,7 @@ class FaultyExchange:
         app.router.add_post("/fapi/v1/marginType", self._setting)
         app.router.add_get("/fapi/v1/userTrades", self._user_trades)
         app.router.add_get("/fapi/v1/klines", self._klines)
+        app.router.add_get("/fapi/v2/ticker/price", self._prices)
         app.router.add_get("/fapi/v1/accountConfig", self._account_config)
         app.router.add_post("/fapi/v1/listenKey", self._post_key)
         app.router.add_put("/fapi/v1/listenKey", self._put_key)
@@ -169,6 +170,9 @@ class FaultyExchange:
         if found is None:
             return error(400, -2013, "Order does not exist.")
         return web.json_response({**found, "avgPrice": "100"})
+
+    async def _prices(self, request: web.Request) -> web.StreamResponse:
+        return await self._faulty(request) or web.json_response([])
 
     async def _user_trades(self, request: web.Request) -> web.Response:
         self.gets.append(request.path)

@@ -223,7 +223,7 @@ async def test_pages_are_counted_by_what_came_back(faulty: FaultyExchange) -> No
 async def test_fills_are_looked_for_as_far_back_as_the_exchange_keeps_them(faulty: FaultyExchange) -> None:
     async with BinanceExchange(faulty.real_venue(), Credentials("k", "s"), ()) as exchange:
         assert await exchange.fills("BTCUSDT", since_ms=0) == []
-        assert faulty.gets.count("/fapi/v1/userTrades") == 27  # half a year, a week at a time
+        assert faulty.gets.count("/fapi/v1/userTrades") == 13  # three months, a week at a time
 
 
 def test_replies_are_read_by_status_and_body() -> None:
@@ -270,3 +270,17 @@ def test_a_simulated_clock_stands_where_it_was_last_seen() -> None:
     assert clock.certain_ms(1_000) == 1_000
     clock.simulated = False
     assert clock.certain_ms(1_000) == 950
+
+
+async def test_the_used_weight_that_the_ticker_tells_is_not_believed(
+    faulty: FaultyExchange, client: BinanceExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str | None] = []
+    budget = client._rest.budget
+    monkeypatch.setattr(budget, "note", lambda headers: heard.append(headers.get("X-MBX-USED-WEIGHT-1M")))
+    for number in ("1", "2"):
+        faulty.get_faults.append(web.json_response([], headers={"X-MBX-USED-WEIGHT-1M": number}))
+    assert await client.prices() == {}
+    assert heard == []
+    assert await client.open_orders() == []
+    assert "2" in heard

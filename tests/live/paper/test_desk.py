@@ -70,6 +70,21 @@ def test_more_refusals(bench) -> None:
     assert not b.account.orders
 
 
+def test_a_market_order_does_not_take_far_beyond_the_mark(bench) -> None:
+    b = bench(BTCUSDT="50000")
+    b.market("BTCUSDT", "0.1")
+    b.engine.marks = {"BTCUSDT": D("47619.04")}  # 50000 is 5.00002 % above
+    assert code_of(b.market, "BTCUSDT", "0.1") == -4131
+    b.engine.marks = {"BTCUSDT": D("47619.05")}
+    b.market("BTCUSDT", "0.1")
+    b.engine.marks = {"BTCUSDT": D("52631.58")}  # 50000 is 5.000001 % below
+    assert code_of(b.market, "BTCUSDT", "-0.1", reduce_only=True) == -4131
+    b.market("BTCUSDT", "0.1")
+    b.engine.marks = {"BTCUSDT": D("52631.57")}
+    b.market("BTCUSDT", "-0.3", reduce_only=True)
+    assert b.account.position("BTCUSDT").quantity == 0
+
+
 def test_minimum_notional_spares_only_reduce_only_orders(bench) -> None:
     b = bench(BTCUSDT="49000")
     assert code_of(b.market, "BTCUSDT", "0.001") == -4164  # 49 < 50

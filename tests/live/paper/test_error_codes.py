@@ -227,7 +227,7 @@ REFUSALS: dict[int, tuple[str, list[Step]]] = {
         [limit("49000", timeInForce="GTD", goodTillDate=1_704_067_200_000)],
     ),
 }
-ELSEWHERE = {-1003}  # test_limits
+ELSEWHERE = {-1003, -4131}  # test_limits, test_desk
 # No order but a LIMIT one can be open here, so nothing brings this about; kept for the day when one can.
 UNREACHABLE = {-5025}
 

@@ -150,6 +150,7 @@ SERVED: list[tuple[str, str, Security, int, dict[str, Any], Any]] = [
     ("GET", "/fapi/v1/income", S, 30, {}, [{"incomeType", "income", "tranId"}]),
     ("GET", "/fapi/v1/forceOrders", S, 50, {}, []),
     ("GET", "/fapi/v1/rateLimit/order", S, 1, {}, [{"rateLimitType", "limit"}]),
+    ("GET", "/sapi/v1/system/status", N, 1, {}, {"status", "msg"}),
     ("GET", "/sapi/v1/capital/config/getall", S, 1, {}, []),
     ("GET", "/sapi/v1/margin/allPairs", K, 1, {}, []),
     ("GET", "/sapi/v1/margin/isolated/allPairs", K, 1, {}, []),

@@ -5,6 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import aiohttp
+import pytest
+
+from live.paper.runtime import PaperServer
+from live.paper.server import PaperApp
+
 HOUR_MS = 3_600_000
 START_MS = 1_704_067_200_000
 AT_START_MS = START_MS + 100 * HOUR_MS
@@ -33,6 +39,53 @@ async def test_market_data(client, refused) -> None:
     assert await refused(client.futures_klines(symbol="BTCUSDT", interval="1s")) == (-1120, 400)
     assert await refused(client.futures_klines(symbol="BTCUSDT", interval="1h", limit=1501)) == (-1130, 400)
     assert await refused(client.futures_order_book(symbol="BTCUSDT", limit=7)) == (-4021, 400)
+
+
+@pytest.mark.parametrize(
+    ("client", "headers", "status"),
+    [
+        ("127.0.0.1", [], 200),
+        ("::1", [], 200),
+        ("192.0.2.7", [], 403),
+        ("127.0.0.1", [(b"origin", b"http://127.0.0.1:8899")], 403),  # a page in somebody's browser
+    ],
+)
+async def test_who_may_control_the_exchange(
+    exchange, market, client: str, headers: list[tuple[bytes, bytes]], status: int
+) -> None:
+    app = PaperApp(exchange(market({"BTCUSDT": [(50_000.0,) * 4] * 3})), wall_s=time.time)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/paper/advance",
+        "query_string": b"",
+        "headers": headers,
+    }
+    await app({**scope, "client": (client, 40_000)}, receive, send)
+    assert sent[0]["status"] == status
+    assert app.exchange.index == (2 if status == 200 else 1)
+
+
+async def test_nobody_may_call_himself_local(
+    server: PaperServer, monkeypatch: pytest.MonkeyPatch, exchange, market
+) -> None:
+    # What a proxy on this machine says of its client is believed.
+    async with aiohttp.ClientSession() as session:
+        headers = {"X-Forwarded-For": "192.0.2.7"}
+        async with session.get(f"{server.rest_url}/paper/state", headers=headers) as reply:
+            assert reply.status == 403
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    other = PaperServer(exchange(market({"BTCUSDT": [(50_000.0,) * 4] * 3})))
+    assert other._server.config.forwarded_allow_ips == "127.0.0.1"
+    other.stop()
 
 
 async def test_account_and_settings(client, refused) -> None:
