@@ -117,6 +117,8 @@ def book_sides(exchange: PaperExchange, symbol: str) -> Event:
         "A": plain(BOOK_QUANTITY),
         "T": now_ms,
         "E": now_ms,
+        "ps": symbol,
+        "st": 1,
     }
 
 

@@ -108,6 +108,7 @@ def ticker(exchange: PaperExchange, symbol: str) -> Event:
         "F": -1,
         "L": -1,
         "n": 0,
+        "ps": symbol,
         "st": 1,
     }
 
@@ -125,6 +126,7 @@ def mini_ticker(exchange: PaperExchange, symbol: str) -> Event:
         "l": plain(past.low),
         "v": number_text(past.volume),
         "q": f"{past.quote_volume:.8f}",
+        "ps": symbol,
         "st": 1,
     }
 
@@ -239,7 +241,8 @@ def publish_liquidations(exchange: PaperExchange, outbox: Iterable[tuple[Account
             continue
         shown = {key: order[key] for key in ("s", "S", "o", "f", "q", "ap", "X", "l", "z", "T")}
         # The order's own price is the bankruptcy price; only the average is known here.
-        force: Event = {"e": "forceOrder", "E": event["E"], "o": {**shown, "f": "IOC", "p": order["ap"]}}
+        shown |= {"o": "LIMIT", "f": "IOC", "p": order["ap"]}
+        force: Event = {"e": "forceOrder", "E": event["E"], "o": shown, "ps": order["s"], "st": 1}
         exchange.hub.send(f"{order['s'].lower()}@forceOrder", force)
         exchange.hub.send("!forceOrder@arr", force)
 
@@ -268,5 +271,6 @@ def _depth_update(exchange: PaperExchange, symbol: str, *, whole: bool) -> Event
         "pu": seen_ms,
         "b": bids,
         "a": asks,
+        "ps": symbol,
         "st": 1,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,17 @@ import pytest
 from binance import AsyncClient
 
 from live.paper import events
+from live.paper.account import PaperAccount
+from live.paper.account_desk import set_leverage
+from live.paper.closing import liquidate, warn_where_due
+from live.paper.exchange import PaperExchange
+from live.paper.feeds import ReplayFeed
 from live.paper.history import Bar
 from live.paper.market_events import kline
 from live.paper.runtime import PaperServer
+from live.paper.streams import Delivery
+from tests.lib.payload_names import Recorded
+from tests.live.paper.conftest import Bench, rising
 
 PAYLOADS = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "payloads"
 REPLIES = PAYLOADS / "binance_um_rest_responses.json"
@@ -37,6 +46,8 @@ GONE = {
     "AP": "trailing orders",
     "cr": "trailing orders",
 }
+# An order that did not fill tells of no commission.
+ORDINARY_ORDERS_LACK = {f"ORDER_TRADE_UPDATE: o.{name} is missing" for name in ("N", "n")}
 # (path, field) whose type in the examples is not what the exchange sends today.
 TYPES_DIFFER = {
     ("/fapi/v1/income", "tranId"),
@@ -178,3 +189,60 @@ def test_events(bench) -> None:
     for name, event in ours.items():
         found += [f"{name} {text}" for text in differences(name, event, recorded[name])]
     assert found == []
+
+
+class Listener:
+    """Hears streams without a socket."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def push(self, text: str) -> None:
+        message = json.loads(text)
+        self.events += message if isinstance(message, list) else [message]
+
+
+@needs_payloads
+def test_every_event_has_the_names_of_recorded_ones_and_no_others(market) -> None:
+    exchange = PaperExchange(
+        ReplayFeed(market({"BTCUSDT": rising(12)}), 5), [PaperAccount("key", "secret", Decimal(1_000))]
+    )
+    engine = exchange.engine
+    (account,) = engine.accounts.values()
+    listener, here = Listener(), Bench(engine, account)
+    for kind in (
+        "kline_1h",
+        "markPrice",
+        "aggTrade",
+        "trade",
+        "ticker",
+        "miniTicker",
+        "bookTicker",
+        "depth",
+        "depth5",
+    ):
+        exchange.hub.subscribe(listener, f"btcusdt@{kind}", Delivery(enveloped=False))  # type: ignore[arg-type]
+    for name in (
+        *("btcusdt_perpetual@continuousKline_1h", "!ticker@arr", "!miniTicker@arr", "!markPrice@arr"),
+        *("!bookTicker", "!forceOrder@arr", exchange.hub.open_listen_key(account)),
+    ):
+        exchange.hub.subscribe(listener, name, Delivery(enveloped=False))  # type: ignore[arg-type]
+    here.market("BTCUSDT", "0.1")
+    here.limit("BTCUSDT", "0.01", "49800")
+    here.trigger("BTCUSDT", "SELL", "STOP_MARKET", "49000")
+    set_leverage(engine, account, "BTCUSDT", 21)
+    exchange.flush()
+    exchange.advance()
+    here.price("BTCUSDT", "40250")  # equity 17.50, maintenance margin 16.10
+    warn_where_due(engine)
+    liquidate(engine, account)
+    exchange.flush()
+    recorded, found = Recorded.load(), set()
+    for event in listener.events:
+        found |= set(recorded.differences(event["e"], event))
+    assert found == ORDINARY_ORDERS_LACK
+    heard = {event["e"] for event in listener.events}
+    silent = {"contractInfo", "compositeIndex", "assetIndexUpdate"}
+    not_futures = {"STRATEGY_UPDATE", "GRID_UPDATE", "CONDITIONAL_ORDER_TRIGGER_REJECT", "EquityUpdate"}
+    known = {name for name in recorded.shapes if "/" not in name}
+    assert heard == known - silent - not_futures

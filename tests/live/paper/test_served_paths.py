@@ -19,6 +19,7 @@ from live.paper.calls import Pool, Route, Security
 from live.paper.dispatch import ROUTES
 from live.paper.runtime import PaperServer
 from tests.lib.paper_client import PaperClient, paper_client
+from tests.lib.payload_names import Recorded
 
 BTC = {"symbol": "BTCUSDT"}
 KLINES = {"interval": "1h", "limit": 2}
@@ -175,6 +176,7 @@ async def ask(client: PaperClient, security: Security, verb: str, path: str, par
 
 
 async def test_every_path_answers_whom_it_should_and_weighs_what_it_should(server: PaperServer) -> None:
+    recorded, differences = Recorded.load(), []
     async with paper_client(server) as alice:
         await alice.order(quantity="0.02")
         for verb, path, security, weight, params, form in SERVED:
@@ -198,6 +200,7 @@ async def test_every_path_answers_whom_it_should_and_weighs_what_it_should(serve
             assert reply.status == 200, (verb, path, reply.body)
             assert reply.headers["Content-Type"] == "application/json;charset=UTF-8"
             check_form(path, reply.body, form)
+            differences += recorded.differences(f"{verb} {path}", reply.body)
             if ROUTES[verb, path].pool is Pool.WEIGHT:
                 assert server_weight(reply) in (before + weight, weight), path  # or a new minute began
             else:
@@ -206,6 +209,7 @@ async def test_every_path_answers_whom_it_should_and_weighs_what_it_should(serve
             if server_weight(await alice.public("/fapi/v1/ping")) > 1500:
                 async with alice.session.post(f"{server.rest_url}/paper/limits", json={}):
                     pass
+    assert differences == []
 
 
 def server_weight(reply: Any) -> int:
