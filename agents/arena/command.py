@@ -18,7 +18,7 @@ from rich.text import Text
 
 from agents.arena.config import ArenaConfig, Entrant, enter
 from agents.arena.offline import ArenaResult, OnProgress, build_arena, check_fit, run_arena
-from agents.arena.report import write_arena_report
+from agents.arena.report import write_arena_report, write_tournament_report
 from agents.arena.standings import leaderboard_table, width_for_tables, write_csv, write_leaderboard
 from agents.arena.tournament import Tournament, tournament_of, tournament_table
 from agents.backtest_config import BacktestConfig, open_market
@@ -116,6 +116,7 @@ def run_command(options: ArenaOptions) -> int:
         raise ConfigError(f"{folder} holds an arena already; give another folder with --out")
     write_config(folder / "config.yaml", _recorded(options, config, settings, market, seeds))
     results: dict[int, ArenaResult] = {}
+    told: set[str] = set()
     with interruptible() as should_stop:
         for number, seed in enumerate(seeds):
             own_market = market
@@ -152,7 +153,7 @@ def run_command(options: ArenaOptions) -> int:
             results[seed] = result
             _write(own_folder, config, result, own_market, seed, notices, report=options.report)
             if not options.quiet:
-                _show(console, title, result, own_market, notices if number == 0 else [])
+                _show(console, title, result, own_market, notices, told)
     tournament = None
     stopped = any(
         one.ending is Ending.STOPPED for result in results.values() for one in result.simulations.values()
@@ -168,6 +169,17 @@ def run_command(options: ArenaOptions) -> int:
             tournament = tournament_of(whole)
             write_json(folder / "tournament.json", {"arena": config.name, **tournament.to_dict()})
             write_csv(folder / "tournament.csv", [one.to_dict() for one in tournament.records])
+            if options.report:
+                write_tournament_report(
+                    folder / "report.html",
+                    f"Tournament {config.name}",
+                    f"{', '.join(config.symbols)}, {config.interval} candles"
+                    + (f", {options.window} of them in each repeat" if options.window is not None else ""),
+                    tournament,
+                    whole,
+                    list(dict.fromkeys(notices)),
+                    synthetic=market.synthetic,
+                )
             if not options.quiet:
                 _wide(console).print(tournament_table(tournament))
     if not options.quiet:
@@ -324,13 +336,13 @@ def _write(
     write_leaderboard(folder, result.standings, about)
     if not report:
         return
-    order = [one.agent for one in result.standings]
     write_arena_report(
         folder / "report.html",
         f"Arena {config.name}",
         f"{', '.join(market.symbols)}, {interval_name(market.interval_ms)} candles, {format_time(start_ms)} to "
         f"{format_time(end_ms)}",
-        {name: (result.simulations[name].time_ms, result.simulations[name].equity) for name in order},
+        # In the arena's order: an agent has the same colour on every page.
+        {name: (one.time_ms, one.equity) for name, one in result.simulations.items()},
         result.standings,
         about["notices"],  # type: ignore[arg-type]
         synthetic=market.synthetic,
@@ -343,7 +355,15 @@ def span_of(result: ArenaResult) -> tuple[int, int]:
     return min(start for start, _ in spans), max(end for _, end in spans)
 
 
-def _show(console: Console, title: str, result: ArenaResult, market: Market, notices: Sequence[str]) -> None:
+def _show(
+    console: Console,
+    title: str,
+    result: ArenaResult,
+    market: Market,
+    notices: Sequence[str],
+    told: set[str],
+) -> None:
+    """Print a leaderboard and what was not `told` yet."""
     if market.synthetic:
         console.print(
             Text(" SYNTHETIC MARKET: these prices were made up; the figures say nothing about a real one. ",
@@ -355,7 +375,9 @@ def _show(console: Console, title: str, result: ArenaResult, market: Market, not
     width = width_for_tables(console)
     _wide(console).print(leaderboard_table(result.standings, width=width))
     for notice in dict.fromkeys((*notices, *result.notices)):
-        console.print(Text(f"note: {notice}", "yellow"))
+        if notice not in told:
+            console.print(Text(f"note: {notice}", "yellow"))
+    told.update(notices, result.notices)
 
 
 def _wide(console: Console) -> Console:

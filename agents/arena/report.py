@@ -1,4 +1,4 @@
-"""The arena's page: the equities side by side and the leaderboard, one file that fetches nothing."""
+"""Pages of an arena and of a tournament: a figure and a table, each one file that fetches nothing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.arena.standings import COLUMNS, Standing, short_spec
+from agents.arena.tournament import TOURNAMENT_COLUMNS, Tournament, tournament_title
 
 MAX_POINTS = 3000
 """Most points of one line; longer ones are thinned, their last point kept."""
@@ -38,18 +39,18 @@ _PAGE = """\
 <h1>{title}</h1>
 <p class="subtitle">{subtitle}</p>
 {banners}
-<section class="card"><div id="equity"></div></section>
-<section class="card"><h2>Leaderboard</h2><div class="scroll"><table>
-<thead><tr><th>#</th><th>agent</th><th>played by</th>{head}</tr></thead>
+<section class="card"><div id="figure-drawn"></div></section>
+<section class="card"><h2>{heading}</h2><div class="scroll"><table>
+<thead><tr>{head}</tr></thead>
 <tbody>
 {rows}
-</tbody></table></div></section>
+</tbody></table></div>{below}</section>
 </main>
 <script type="application/json" id="figure">{figure}</script>
 <script>{plotly}</script>
 <script>
 const figure = JSON.parse(document.getElementById("figure").textContent);
-Plotly.newPlot("equity", figure.data, figure.layout, {{responsive: true, displaylogo: false}});
+Plotly.newPlot("figure-drawn", figure.data, figure.layout, {{responsive: true, displaylogo: false}});
 </script>
 </body>
 </html>
@@ -79,6 +80,73 @@ def write_arena_report(
         notices: shown above.
         synthetic: whether nobody ever traded these prices.
     """
+    _write_page(
+        path,
+        title,
+        subtitle,
+        equity_figure(curves),
+        "Leaderboard",
+        _heads("#", "agent", "played by") + _heads(*(heading for _, heading, _ in COLUMNS), number=True),
+        [_row(one) for one in standings],
+        notices,
+        synthetic=synthetic,
+    )
+
+
+def write_tournament_report(
+    path: Path,
+    title: str,
+    subtitle: str,
+    tournament: Tournament,
+    repeats: Mapping[int, Sequence[Standing]],
+    notices: Sequence[str] = (),
+    *,
+    synthetic: bool = False,
+) -> None:
+    """Write a tournament's page: every repeat's return net of LLM cost, the means, and who can be told apart.
+
+    Args:
+        path: the HTML file; each repeat's own page is beside it in `seed-N/`.
+        title, subtitle: what the arena was, and on what.
+        tournament: of the repeats.
+        repeats: the leaderboards by seed.
+        notices: shown above.
+        synthetic: whether nobody ever traded these prices.
+    """
+    links = ", ".join(f'<a href="seed-{seed}/report.html">{seed}</a>' for seed in repeats)
+    _write_page(
+        path,
+        title,
+        subtitle,
+        tournament_figure(tournament, repeats),
+        tournament_title(tournament),
+        _heads("agent", "played by") + _heads(*(heading for heading, _ in TOURNAMENT_COLUMNS), number=True),
+        [
+            f"<tr><td><b>{escape(one.agent)}</b></td><td>{escape(short_spec(one.played_by))}</td>"
+            + "".join(f'<td class="number">{escape(form(one))}</td>' for _, form in TOURNAMENT_COLUMNS)
+            + "</tr>"
+            for one in tournament.records
+        ],
+        notices,
+        synthetic=synthetic,
+        below=f"<p>The repeats by seed: {links}</p>",
+    )
+
+
+def _write_page(
+    path: Path,
+    title: str,
+    subtitle: str,
+    figure: Mapping[str, Any],
+    heading: str,
+    head: str,
+    rows: Sequence[str],
+    notices: Sequence[str],
+    *,
+    synthetic: bool,
+    below: str = "",
+) -> None:
+    """`head`, `rows` and `below` are HTML."""
     banners = (
         ['<p class="banner synthetic">Synthetic market: these prices were made up.</p>'] if synthetic else []
     )
@@ -89,12 +157,19 @@ def write_arena_report(
         subtitle=escape(subtitle),
         style=resources.files("agents.report").joinpath("report.css").read_text(encoding="utf-8"),
         banners="\n".join(banners),
-        head="".join(f'<th class="number">{heading}</th>' for _, heading, _ in COLUMNS),
-        rows="\n".join(_row(one) for one in standings),
-        figure=json.dumps(equity_figure(curves), allow_nan=False).replace("<", "\\u003c"),
+        heading=escape(heading),
+        head=head,
+        rows="\n".join(rows),
+        below=below,
+        figure=json.dumps(figure, allow_nan=False).replace("<", "\\u003c"),
         plotly=resources.files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8"),
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _heads(*headings: str, number: bool = False) -> str:
+    kind = ' class="number"' if number else ""
+    return "".join(f"<th{kind}>{escape(heading)}</th>" for heading in headings)
 
 
 def _row(one: Standing) -> str:
@@ -123,15 +198,60 @@ def equity_figure(curves: Mapping[str, Curve]) -> dict[str, Any]:
                 "line": {"color": _COLOURS[number % len(_COLOURS)], "width": 1.8},
             }
         )
-    layout = {
+    layout = _layout()
+    layout["hovermode"] = "x unified"
+    layout["xaxis"] |= {"type": "date"}
+    layout["yaxis"] |= {"title": {"text": "return, %"}}
+    return {"data": data, "layout": layout}
+
+
+def tournament_figure(tournament: Tournament, repeats: Mapping[int, Sequence[Standing]]) -> dict[str, Any]:
+    """The plotly figure: per agent a dot for each repeat's return net of LLM cost, and the mean with its interval."""
+    names = [one.agent for one in tournament.records]
+    dots = [(one.agent, one.net_return, seed) for seed, board in repeats.items() for one in board]
+    dots.sort(key=lambda dot: names.index(dot[0]))
+    means = [one.net_return for one in tournament.records]
+    data = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "a repeat",
+            "x": [name for name, _, _ in dots],
+            "y": [round(100.0 * value, 4) for _, value, _ in dots],
+            "text": [f"seed {seed}" for _, _, seed in dots],
+            "marker": {"color": _COLOURS[0], "size": 8, "opacity": 0.45},
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "mean, 95 % interval",
+            "x": names,
+            "y": [round(100.0 * one.mean, 4) for one in means],
+            "error_y": {
+                "type": "data",
+                "array": [
+                    0.0 if one.high is None else round(100.0 * (one.high - one.mean), 4) for one in means
+                ],
+                "thickness": 1.6,
+                "width": 8,
+            },
+            "marker": {"color": _COLOURS[1], "size": 11, "symbol": "diamond"},
+        },
+    ]
+    layout = _layout()
+    layout["xaxis"] |= {"type": "category"}
+    layout["yaxis"] |= {"title": {"text": "return net of LLM cost, %"}}
+    return {"data": data, "layout": layout}
+
+
+def _layout() -> dict[str, Any]:
+    return {
         "height": 520,
         "margin": {"l": 60, "r": 20, "t": 20, "b": 40},
         "font": {"family": _FONT, "size": 12, "color": "#1b2733"},
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
-        "hovermode": "x unified",
-        "xaxis": {"type": "date", "gridcolor": "#e8ecf1"},
-        "yaxis": {"title": {"text": "return, %"}, "gridcolor": "#e8ecf1", "zerolinecolor": "#8a94a3"},
+        "xaxis": {"gridcolor": "#e8ecf1"},
+        "yaxis": {"gridcolor": "#e8ecf1", "zerolinecolor": "#8a94a3"},
         "legend": {"orientation": "h", "y": -0.12},
     }
-    return {"data": data, "layout": layout}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,35 +157,35 @@ def tournament_of(repeats: Mapping[int, Sequence[Standing]]) -> Tournament:
     return Tournament(tuple(repeats), tuple(records), concordance(net))
 
 
-def tournament_table(tournament: Tournament) -> Table:
-    """The tournament for a terminal."""
+def tournament_title(tournament: Tournament) -> str:
+    """What it was, in a line."""
     stability = tournament.rank_stability
     said = "-" if stability is None else f"{stability:.2f}"
-    table = Table(
-        title=f"{len(tournament.seeds)} repeats, rank stability (Kendall's W) {said}",
-        show_edge=False,
-        pad_edge=False,
-    )
-    for heading in (
-        "agent",
-        "mean rank",
-        "ranks",
-        "firsts",
-        "return net of LLM",
-        "95 % interval",
-        "drawdown",
-    ):
-        table.add_column(heading, justify="left" if heading == "agent" else "right", no_wrap=True)
+    return f"{len(tournament.seeds)} repeats, rank stability (Kendall's W) {said}"
+
+
+def _bounds(interval: Interval) -> str:
+    low, high = interval.low, interval.high
+    return "-" if low is None or high is None else f"{low:+.2%} to {high:+.2%}"
+
+
+TOURNAMENT_COLUMNS: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("mean rank", lambda one: f"{one.mean_rank:.2f}"),
+    ("ranks", lambda one: f"{one.best_rank:g}-{one.worst_rank:g}"),
+    ("firsts", lambda one: str(one.firsts)),
+    ("return net of LLM", lambda one: f"{one.net_return.mean:+.2%}"),
+    ("95 % interval", lambda one: _bounds(one.net_return)),
+    ("drawdown", lambda one: f"{one.max_drawdown.mean:.2%}"),
+)
+"""What a tournament's table shows of an agent: heading, and its text."""
+
+
+def tournament_table(tournament: Tournament) -> Table:
+    """The tournament for a terminal."""
+    table = Table(title=tournament_title(tournament), show_edge=False, pad_edge=False)
+    table.add_column("agent", no_wrap=True)
+    for heading, _ in TOURNAMENT_COLUMNS:
+        table.add_column(heading, justify="right", no_wrap=True)
     for one in tournament.records:
-        net = one.net_return
-        bounds = "-" if net.low is None or net.high is None else f"{net.low:+.2%} to {net.high:+.2%}"
-        table.add_row(
-            Text(one.agent, "bold"),
-            f"{one.mean_rank:.2f}",
-            f"{one.best_rank:g}-{one.worst_rank:g}",
-            str(one.firsts),
-            f"{net.mean:+.2%}",
-            bounds,
-            f"{one.max_drawdown.mean:.2%}",
-        )
+        table.add_row(Text(one.agent, "bold"), *(form(one) for _, form in TOURNAMENT_COLUMNS))
     return table

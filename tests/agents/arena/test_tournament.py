@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
+from agents.arena.report import tournament_figure, write_tournament_report
 from agents.arena.standings import Standing, ranked
 from agents.arena.tournament import average_ranks, concordance, interval_of, t_quantile, tournament_of
 
@@ -53,3 +58,31 @@ def test_a_tournament_counts_firsts_and_ranks() -> None:
     assert (a.firsts, b.firsts) == (2, 2)
     assert (a.best_rank, a.worst_rank) == (1.0, 2.0)
     assert a.net_return.mean == pytest.approx(0.7 / 3)
+
+
+def test_the_page_draws_every_repeat_beside_its_mean_and_leads_to_their_pages(tmp_path: Path) -> None:
+    repeats = {
+        3: ranked([standing("a", 0.01), standing("<b>", 0.05)]),
+        5: ranked([standing("a", 0.02), standing("<b>", 0.01)]),
+        8: ranked([standing("a", 0.03), standing("<b>", 0.03)]),
+    }
+    tournament = tournament_of(repeats)
+    write_tournament_report(tmp_path / "report.html", "T", "on paper", tournament, repeats, ["no <key>"])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    told = re.search(r'<script type="application/json" id="figure">(.*?)</script>', page, re.DOTALL)
+    assert told is not None
+    figure = json.loads(told[1])
+    assert figure == tournament_figure(tournament, repeats)
+    dots, means = figure["data"]
+    drawn = sorted(zip(dots["x"], dots["y"], dots["text"], strict=True))
+    assert drawn == [
+        ("<b>", 1.0, "seed 5"), ("<b>", 3.0, "seed 8"), ("<b>", 5.0, "seed 3"),
+        ("a", 1.0, "seed 3"), ("a", 2.0, "seed 5"), ("a", 3.0, "seed 8"),
+    ]  # fmt: skip
+    # Means 3 and 2 %; deviations 2 and 1 %, half widths 4.30265 / sqrt(3) of them.
+    at = means["x"].index("a")
+    assert means["y"][at] == 2.0 and means["y"][1 - at] == 3.0
+    assert means["error_y"]["array"][at] == pytest.approx(2.4841, abs=1e-3)
+    assert all(f'href="seed-{seed}/report.html"' in page for seed in repeats)
+    assert "no &lt;key&gt;" in page and "<b>&lt;b&gt;</b>" in page
+    assert "Kendall" in page
