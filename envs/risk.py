@@ -372,8 +372,8 @@ def guard_prices(
 
     With room = equity - peak * (1 - limit) and gross = sum |q| * close, the common adverse move is
     r = (room - cost * gross) / gross, cost being fee and slippage of closing; a long's stop is close * (1 - r),
-    a short's close * (1 + r), on the tick nearer to the price. A long whose stop would not be above zero has
-    none.
+    a short's close * (1 + r), on the tick nearer to the price. A position has none where that is no price of the
+    instrument's: below its least, zero included, or above its greatest. There the exchange takes no order.
     """
     gross = sum((abs(q) * account.positions[s].mark_price for s, q in quantities.items()), ZERO)
     if gross == 0:
@@ -385,9 +385,11 @@ def guard_prices(
         if quantity == 0:
             continue
         close = account.positions[symbol].mark_price
+        instrument = instruments[symbol]
         raw = close * (1 - move) if quantity > 0 else close * (1 + move)
-        if raw > 0:
-            prices[symbol] = instruments[symbol].round_price(raw, up=quantity > 0)
+        price = instrument.round_price(raw, up=quantity > 0)
+        if instrument.min_price <= price <= instrument.max_price:
+            prices[symbol] = price
     return prices
 
 

@@ -370,6 +370,25 @@ def test_no_room_puts_the_guard_at_the_price_and_a_small_position_needs_none() -
     assert guards({"BTCUSDT": "0"}, equity="1000", peak="1000", limit="0.1") == {}
 
 
+def test_no_guard_where_the_exchange_takes_no_order() -> None:
+    # 1000 USDT, half of them lost at 100 * (1 - 500 / gross): below the least price of 50 with less than 10 units.
+    rules = {"BTCUSDT": replace(instrument("BTCUSDT"), min_price=D(50), max_price=D(150))}
+
+    def guard(quantity: str) -> dict[str, D]:
+        context = context_of({"BTCUSDT": quantity}, equity="1000")
+        return guard_prices(
+            context.quantities,
+            context.account,
+            peak_equity_usdt=D(1000),
+            limit_fraction=D("0.5"),
+            cost_fraction=D(0),
+            instruments=rules,
+        )
+
+    assert [guard("10"), guard("9.9")] == [{"BTCUSDT": D("50.00")}, {}]
+    assert [guard("-10"), guard("-9.9")] == [{"BTCUSDT": D("150.00")}, {}]
+
+
 def test_the_guard_joins_the_triggers_of_the_entry_or_those_already_there() -> None:
     own, there = Protection(D(95), D(110)), Protection(D(94), None, D(90))
     assert with_guard(entry_of("3", protection=own), there, D(93)).protection == Protection(
