@@ -72,7 +72,8 @@ def decided_targets(
     opens = rows[:, VERB] >= 1.5
     leverage = np.where(rows[:, LEVERAGE] > 0.0, rows[:, LEVERAGE], np.inf)
     # A price is above 0; the equity of a ruined account is not.
-    largest = np.minimum(leverage * max(equity_usdt, 0.0), np.finfo(np.float64).max) / close
+    with np.errstate(over="ignore"):  # no bound, at a price below 1
+        largest = np.minimum(leverage * max(equity_usdt, 0.0), np.finfo(np.float64).max) / close
     wanted = np.clip(rows[:, QUANTITY], -largest, largest)
     targets[:n] = np.where(opens, wanted, np.where(targets[n:] == 1.0, 0.0, held))
     return targets

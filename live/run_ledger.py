@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from agents.base import KeepsRecords
 from envs.account import EmergencyReport, Execution
 from envs.risk import RiskState
 from envs.step_log import StepRecord
@@ -74,6 +75,15 @@ class RunLedger:
     def name(self) -> str:
         """The database, for people."""
         return self._ledger.store.name
+
+    def keep_decisions(self, agent: KeepsRecords) -> None:
+        """Have a language model's decisions written down here too."""
+        # Imported here: rules and policies do without.
+        from agents.llm.agent import LlmAgent
+        from live.decision_sink import StoreSink
+
+        if isinstance(agent, LlmAgent):
+            agent.tell(StoreSink(self._journal.decide, self._account, agent.config.provider.kind))
 
     def step(self, execution: Execution, row: StepRecord, state: RiskState) -> None:
         """Write down the account after a step's orders, as its row in the step log has it."""

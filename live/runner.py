@@ -205,8 +205,11 @@ class _Session:
         )
         log, self._step = stack.log, stack.first_step
         self._show_banner(setup)
-        if isinstance(setup.agent, KeepsRecords) and not self._session.fresh:
-            setup.agent.resume()
+        if isinstance(setup.agent, KeepsRecords):
+            if not self._session.fresh:
+                setup.agent.resume()
+            if self._ledger is not None:
+                self._ledger.keep_decisions(setup.agent)
 
         def stop() -> None:
             self._stop = True

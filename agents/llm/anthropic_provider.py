@@ -7,7 +7,7 @@ from typing import Any
 
 from agents.llm.config import ProviderConfig
 from agents.llm.errors import ProviderError
-from agents.llm.providers import TOOL, SdkProvider
+from agents.llm.providers import TOOL, UNREADABLE, SdkProvider, tokens
 from agents.llm.request import Reply, Request, Usage
 
 _BASE_URL = "https://api.anthropic.com"
@@ -27,15 +27,16 @@ class AnthropicProvider(SdkProvider):
         if self.mode == "schema":
             body["output_config"] = {"format": {"type": "json_schema", "schema": dict(request.schema)}}
         elif self.mode == "tool":
-            body["tools"] = [
-                {
-                    "name": TOOL,
-                    "description": _TOOL_TEXT,
-                    "input_schema": dict(request.schema),
-                    "strict": True,
-                }
-            ]
-            body["tool_choice"] = {"type": "tool", "name": TOOL, "disable_parallel_tool_use": True}
+            tool: dict[str, Any] = {
+                "name": TOOL,
+                "description": _TOOL_TEXT,
+                "input_schema": dict(request.schema),
+            }
+            if "strict" not in self.refused:
+                tool["strict"] = True
+            body["tools"] = [tool]
+            if "tool_choice" not in self.refused:
+                body["tool_choice"] = {"type": "tool", "name": TOOL, "disable_parallel_tool_use": True}
         message = await self._call(
             self._connected().messages.create(
                 model=request.model,
@@ -50,11 +51,10 @@ class AnthropicProvider(SdkProvider):
             raise ProviderError(self.said(f"the reply is no message: {message}"), retryable=True)
         try:
             return _read(message)
-        except (AttributeError, TypeError, KeyError, ValueError) as error:
+        except UNREADABLE as error:
             raise ProviderError(self.said(f"the reply cannot be read: {error}"), retryable=True) from None
 
-    async def check(self) -> None:
-        """See `Provider.check`."""
+    async def _check(self) -> None:
         sdk = self._sdk
         try:
             await self._connected().models.retrieve(self.config.model)
@@ -62,7 +62,7 @@ class AnthropicProvider(SdkProvider):
             raise self.no_model(self.said(error.message)) from None
         except (sdk.AuthenticationError, sdk.PermissionDeniedError) as error:
             raise self.no_entry(error.status_code, error.message) from None
-        except (sdk.AnthropicError, ValueError, OSError) as error:
+        except (sdk.AnthropicError, *UNREADABLE) as error:
             raise self.failure(error) from None
 
     async def _call(self, coroutine: Any) -> Any:
@@ -72,7 +72,7 @@ class AnthropicProvider(SdkProvider):
         except sdk.APIStatusError as error:
             text = error.api_message or error.message
             raise self.refusal(error.status_code, text, error.response.headers) from None
-        except (sdk.AnthropicError, ValueError, TypeError, OSError) as error:
+        except (sdk.AnthropicError, *UNREADABLE) as error:
             raise self.failure(error) from None
 
     def _mode_words(self, mode: str) -> tuple[str, ...]:
@@ -112,9 +112,9 @@ def _read(message: Any) -> Reply:
         "\n".join(words),
         ending.get(message.stop_reason or "", "complete"),  # type: ignore[arg-type]
         Usage(
-            input_tokens=int(usage.input_tokens),
-            cached_tokens=int(usage.cache_read_input_tokens or 0),
-            cache_write_tokens=int(usage.cache_creation_input_tokens or 0),
-            output_tokens=int(usage.output_tokens),
+            input_tokens=tokens(getattr(usage, "input_tokens", None)),
+            cached_tokens=tokens(getattr(usage, "cache_read_input_tokens", None)),
+            cache_write_tokens=tokens(getattr(usage, "cache_creation_input_tokens", None)),
+            output_tokens=tokens(getattr(usage, "output_tokens", None)),
         ),
     )

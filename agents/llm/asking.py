@@ -11,7 +11,7 @@ from agents.llm.decision import Decision, parse_decision
 from agents.llm.errors import CacheMissError, InvalidReplyError, ProviderError
 from agents.llm.prompt import PromptBook
 from agents.llm.request import Message, Provider, Reply, Request, Usage
-from agents.llm.text import plain
+from agents.llm.text import plain, storable
 
 _QUOTED_CHARS = 4000
 
@@ -124,6 +124,7 @@ class Asking:
                 retried = True
                 await asyncio.sleep(wait_s)
                 continue
+            reply = replace(reply, text=storable(reply.text))
             latency_ms = self._since(began)
             self._cache.put(request, Cached(reply, latency_ms=latency_ms))
             return reply, _took(heard, reply, latency_ms), retried

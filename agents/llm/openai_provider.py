@@ -6,7 +6,7 @@ from typing import Any
 
 from agents.llm.config import ProviderConfig
 from agents.llm.errors import ProviderError
-from agents.llm.providers import TOOL, SdkProvider
+from agents.llm.providers import TOOL, UNREADABLE, SdkProvider, tokens
 from agents.llm.request import Reply, Request, Usage
 
 _BASE_URL = "https://api.openai.com/v1"
@@ -34,9 +34,12 @@ class OpenAIProvider(SdkProvider):
                 "json_schema": {"name": TOOL, "schema": schema, "strict": True},
             }
         elif self.mode == "tool":
-            function = {"name": TOOL, "description": _TOOL_TEXT, "parameters": schema, "strict": True}
+            function: dict[str, Any] = {"name": TOOL, "description": _TOOL_TEXT, "parameters": schema}
+            if "strict" not in self.refused:
+                function["strict"] = True
             body["tools"] = [{"type": "function", "function": function}]
-            body["tool_choice"] = {"type": "function", "function": {"name": TOOL}}
+            if "tool_choice" not in self.refused:
+                body["tool_choice"] = {"type": "function", "function": {"name": TOOL}}
         elif self.mode == "json":
             body["response_format"] = {"type": "json_object"}
         completion = await self._call(
@@ -53,15 +56,15 @@ class OpenAIProvider(SdkProvider):
             raise ProviderError(self.said(f"the reply is no completion: {completion}"), retryable=True)
         try:
             return _read(completion)
-        except (AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
+        except UNREADABLE as error:
             raise ProviderError(self.said(f"the reply cannot be read: {error}"), retryable=True) from None
 
-    async def check(self) -> None:
-        """See `Provider.check`. A server that does not tell of its models is taken at its word."""
+    async def _check(self) -> None:
+        """A server that does not tell of its models is taken at its word until it is asked."""
         sdk, models = self._sdk, self._connected().models
         try:
             await models.retrieve(self.config.model)
-        except sdk.NotFoundError as error:
+        except (sdk.NotFoundError, sdk.BadRequestError, sdk.UnprocessableEntityError) as error:
             known = await self._listed()
             if known is not None and self.config.model not in known:
                 raise self.no_model(self.said(error.message), known) from None
@@ -70,7 +73,7 @@ class OpenAIProvider(SdkProvider):
         except sdk.APIStatusError as error:
             if error.status_code not in (405, 501):
                 raise self.failure(error) from None
-        except (sdk.OpenAIError, ValueError, OSError) as error:
+        except (sdk.OpenAIError, *UNREADABLE) as error:
             raise self.failure(error) from None
 
     async def _listed(self) -> tuple[str, ...] | None:
@@ -80,12 +83,12 @@ class OpenAIProvider(SdkProvider):
             page = await self._connected().models.list()
             return tuple(str(one.id) for one in page.data) or None
         except sdk.APIStatusError as error:
-            if error.status_code in (404, 405, 501):
+            if error.status_code in (400, 404, 405, 422, 501):
                 return None
             raise self.failure(error) from None
         except (AttributeError, TypeError):
             return None
-        except (sdk.OpenAIError, ValueError, OSError) as error:
+        except (sdk.OpenAIError, *UNREADABLE) as error:
             raise self.failure(error) from None
 
     async def _call(self, coroutine: Any) -> Any:
@@ -94,8 +97,10 @@ class OpenAIProvider(SdkProvider):
             return await coroutine
         except sdk.APIStatusError as error:
             headers = error.response.headers
-            raise self.refusal(error.status_code, error.message, headers, error.param or "") from None
-        except (sdk.OpenAIError, ValueError, TypeError, OSError) as error:
+            # Some servers' error is a bare string, which the SDK keeps to itself.
+            said = f"{error.message}: {error.body}" if isinstance(error.body, str) else error.message
+            raise self.refusal(error.status_code, said, headers, error.param) from None
+        except (sdk.OpenAIError, *UNREADABLE) as error:
             raise self.failure(error) from None
 
     def _swap(self, words: str) -> bool:
@@ -120,6 +125,9 @@ class OpenAIProvider(SdkProvider):
                 max_retries=0,
                 timeout=self.config.timeout_s,
             )
+            if self.config.base_url is not None:
+                # The SDK takes these from the environment; they are nobody else's business.
+                self._client.organization = self._client.project = None
         return self._client
 
     async def close(self) -> None:
@@ -147,12 +155,13 @@ def _read(completion: Any) -> Reply:
 def _usage(usage: Any) -> Usage:
     if usage is None:
         return Usage()
-    details = usage.prompt_tokens_details
-    cached = int(getattr(details, "cached_tokens", None) or 0)
-    written = int(getattr(details, "cache_write_tokens", None) or 0)
+    details = getattr(usage, "prompt_tokens_details", None)
+    # DeepSeek has a name of its own.
+    cached = tokens(getattr(details, "cached_tokens", getattr(usage, "prompt_cache_hit_tokens", None)))
+    written = tokens(getattr(details, "cache_write_tokens", None))
     return Usage(
-        input_tokens=max(int(usage.prompt_tokens) - cached - written, 0),
+        input_tokens=max(tokens(getattr(usage, "prompt_tokens", None)) - cached - written, 0),
         cached_tokens=cached,
         cache_write_tokens=written,
-        output_tokens=int(usage.completion_tokens),
+        output_tokens=tokens(getattr(usage, "completion_tokens", None)),
     )

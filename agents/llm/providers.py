@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 import importlib
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agents.llm.config import ProviderConfig
 from agents.llm.errors import ProviderError
 from agents.llm.request import Provider, Reply, Request
-from agents.llm.text import plain, redacted
+from agents.llm.text import plain, redacted, without
 from envs.errors import ConfigError, CredentialsError
 
 if TYPE_CHECKING:
@@ -21,12 +23,25 @@ if TYPE_CHECKING:
 TOOL = "decide"
 """Name of the tool, or of the schema, that a decision is given through."""
 
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    OSError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What becomes of an SDK, or of us, at a body that is no reply: nested too deeply, infinite, of another form."""
+
 _MODES = ("schema", "tool", "json", "text")
 _ERROR_CHARS = 300
 _RETRYABLE = frozenset((408, 409, 425, 429))
-_LONGEST_WAIT_S = 30.0
 # A model that refuses more than this is not the one that was meant.
-_MOST_REFUSALS = 6
+_MOST_REFUSALS = 10
+_MOST_TOKENS = 10**9
+# What a forced tool call may do without.
+_TOOL_SWITCHES = ("strict", "tool_choice")
 
 
 def make_provider(config: ProviderConfig, environ: Mapping[str, str] | None = None) -> Provider:
@@ -72,7 +87,18 @@ def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:
             f"the key of {config.model} is missing: set the environment variable {config.api_key_env}, or run "
             "--offline from the replay cache"
         )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise CredentialsError(
+            f"the key in {config.api_key_env} holds a blank or a character that no key has: copy it again"
+        )
     return key
+
+
+def tokens(value: object) -> int:
+    """A count of tokens as a server gave it; 0 where it gave none."""
+    if isinstance(value, int | float) and 0 <= value <= _MOST_TOKENS:
+        return int(value)
+    return 0
 
 
 class SdkProvider(abc.ABC):
@@ -83,6 +109,7 @@ class SdkProvider(abc.ABC):
         self._key = key
         self._modes = list(_MODES) if config.reply == "auto" else [config.reply]
         self._dropped: set[str] = set()
+        self._answered = False
 
     @property
     def mode(self) -> str:
@@ -95,10 +122,16 @@ class SdkProvider(abc.ABC):
         return frozenset(self._dropped)
 
     async def ask(self, request: Request) -> Reply:
-        """See `Provider.ask`. A parameter that is refused is left out from then on."""
+        """See `Provider.ask`. A parameter that is refused is left out from then on.
+
+        Raises:
+            ConfigError: there is no such model, and there never was an answer.
+        """
         for _ in range(_MOST_REFUSALS):
             try:
-                return await self._ask(request)
+                reply = await self._ask(request)
+                self._answered = True
+                return replace(reply, text=without(reply.text, self._key))
             except _RefusedError as refusal:
                 if not self._give_way(refusal, request):
                     raise ProviderError(str(refusal)) from None
@@ -110,9 +143,17 @@ class SdkProvider(abc.ABC):
     async def _ask(self, request: Request) -> Reply:
         """Ask once."""
 
-    @abc.abstractmethod
     async def check(self) -> None:
-        """See `Provider.check`."""
+        """See `Provider.check`. Takes no longer than a decision may."""
+        try:
+            async with asyncio.timeout(self.config.timeout_s):
+                await self._check()
+        except TimeoutError:
+            raise ProviderError(f"no answer within {self.config.timeout_s:g} s", retryable=True) from None
+
+    @abc.abstractmethod
+    async def _check(self) -> None:
+        """Check without a time limit."""
 
     @abc.abstractmethod
     async def close(self) -> None:
@@ -133,6 +174,10 @@ class SdkProvider(abc.ABC):
             return True
         droppable = [*(["temperature"] if request.temperature is not None else []), *request.extra_body]
         for name in droppable:
+            if name not in self._dropped and _speaks_of(words, name):
+                self._dropped.add(name)
+                return True
+        for name in _TOOL_SWITCHES if self.mode == "tool" else ():
             if name not in self._dropped and _speaks_of(words, name):
                 self._dropped.add(name)
                 return True
@@ -160,11 +205,16 @@ class SdkProvider(abc.ABC):
         detail = f" ({type(cause).__name__}: {cause})" if cause is not None and str(cause) else ""
         return ProviderError(self.said(f"{type(error).__name__}: {error}{detail}"), retryable=True)
 
-    def refusal(self, status: int, message: str, headers: Mapping[str, str], param: str = "") -> Exception:
-        """What an HTTP error of the provider means."""
+    def refusal(
+        self, status: int, message: object, headers: Mapping[str, str], param: object = None
+    ) -> Exception:
+        """What an HTTP error of the provider means. `message` and `param` are whatever its JSON holds."""
         text = self.said(f"HTTP {status}: {message}")
         if status in (400, 422):
-            return _RefusedError(text, param or message)
+            return _RefusedError(text, param if isinstance(param, str) and param else str(message))
+        if status == 404 and not self._answered:
+            # Not a hold at every candle: the server could not be asked at the start, or does not tell of its models.
+            return self.no_model(text)
         retryable = status in _RETRYABLE or status >= 500
         return ProviderError(text, retryable=retryable, retry_after_s=_retry_after(headers))
 
@@ -175,11 +225,12 @@ class SdkProvider(abc.ABC):
         near = difflib.get_close_matches(self.config.model, known, n=3, cutoff=0.4) or list(known[:5])
         hint = f" It has {', '.join(near)}." if near else ""
         return ConfigError(
-            f"{self.config.kind} has no model {self.config.model!r} ({detail}): it is unknown or retired.{hint} Set "
-            "provider.model, or provider.check_model: false for a name that the server does not list"
+            f"{self.config.kind} has no model {self.config.model!r} ({detail}): it is unknown or retired, or "
+            f"provider.base_url is not where it is.{hint} Set provider.model, or provider.check_model: false for a "
+            "name that the server does not list"
         )
 
-    def no_entry(self, status: int, message: str) -> CredentialsError:
+    def no_entry(self, status: int, message: object) -> CredentialsError:
         """The error of a key that is refused."""
         return CredentialsError(
             self.said(
@@ -206,4 +257,4 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         seconds = float(headers.get("retry-after", ""))
     except ValueError:
         return None
-    return min(seconds, _LONGEST_WAIT_S) if seconds >= 0 else None
+    return seconds if seconds >= 0 else None

@@ -198,8 +198,10 @@ def rule(
             # No order was needed, or none was left of it.
             wanted = asked.target_quantity if asked.order is not None else Decimal(repr(float(target)))
             if result.error:
-                return Ruling(Verdict.REJECTED, "exchange", result.error), result
-            if abs(wanted - done.target_quantity) < step_size:
+                check = "liquidated" if result.error == "liquidated" else _limit_of(result.error, "exchange")
+                return Ruling(Verdict.REJECTED, check, result.error), result
+            missing = abs(wanted - done.target_quantity)
+            if missing < step_size and (done.target_quantity != 0 or wanted == 0):
                 return Ruling(Verdict.ACCEPTED, "", "the position is as it should be"), result
             detail = f"nothing is left of {shortest(wanted)} within the limits and the quantity step"
             return Ruling(Verdict.REJECTED, "nothing_left", detail), result
@@ -210,7 +212,7 @@ def rule(
     return Ruling(Verdict.ACCEPTED), result
 
 
-def _limit_of(note: str) -> str:
+def _limit_of(note: str, otherwise: str = "limits") -> str:
     """The name of the limit in a note of the planner or of the risk layer."""
     if "reduced by " in note:
         return note.split("reduced by ", 1)[1].split()[0].rstrip(":")
@@ -219,7 +221,8 @@ def _limit_of(note: str) -> str:
         (CUT_LEVERAGE, "leverage"),
         ("largest position", "leverage_bracket"),
         ("maximum market order", "max_quantity"),
+        ("already executed before the restart", "restart"),
     ):
         if words in note:
             return name
-    return "limits"
+    return otherwise

@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.base import AgentSetup
 from agents.llm.agent import LlmAgent
+from agents.llm.blind import shows_levels
 from agents.llm.config import LlmConfig
 from agents.llm.providers import make_provider
 from agents.llm.records import DecisionSink
@@ -88,6 +89,11 @@ def llm_setup(
         raise ConfigError(
             f"prompt.candles = {config.prompt.candles}, but a live run with these features keeps {kept} candles: show "
             "fewer, or raise env.window_size"
+        )
+    if config.blind.enabled and (shown := shows_levels(features)) is not None:
+        raise ConfigError(
+            f"blind mode, but the indicator {shown} tells the level of prices or volumes: leave it out of features, or "
+            "use one that is a ratio"
         )
     agent = LlmAgent(
         config,

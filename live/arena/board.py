@@ -2,69 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 
 from agents.arena.config import Entrant
 from agents.arena.report import Curve
 from agents.arena.standings import Standing, net_return, ranked
-from agents.llm.records import DecisionRecord
 from agents.metrics import candle_returns, max_drawdown, sharpe_ratio
 from envs.account import Fill
 from live.ledger.queries import Statistics, Where, statistics
-from live.store.journal import Decision, Journal
+from live.store.journal import Journal
 from live.subaccount import SharedAccount
-
-
-class StoreSink:
-    """Writes a language model's decisions into the database.
-
-    Args:
-        write: stores a decision.
-        account: the exchange account's name there.
-        provider: whom the model is asked of.
-    """
-
-    def __init__(self, write: Callable[[Decision], object], account: str, provider: str) -> None:
-        self._write = write
-        self._account = account
-        self._provider = provider
-
-    def record(self, record: DecisionRecord) -> None:
-        """See `DecisionSink.record`."""
-        decision: Mapping[str, Any] = record.decision or {}
-        prompt = None if record.prompt is None else "\n\n".join(record.prompt.values())
-        self._write(
-            Decision(
-                exchange=self._account,
-                agent=record.agent,
-                time_ms=record.close_ms,
-                action=str(decision.get("action") or "HOLD"),
-                verdict=record.verdict.value.upper(),
-                provider=self._provider,
-                model=record.model,
-                prompt_hash=record.prompt_hash,
-                symbol=str(decision.get("symbol") or ""),
-                decision=record.decision,
-                reason=": ".join(part for part in (record.check, record.detail) if part),
-                template=record.template,
-                prompt=prompt,
-                reply=record.reply,
-                input_tokens=record.usage.input_tokens,
-                cached_tokens=record.usage.cached_tokens,
-                output_tokens=record.usage.output_tokens,
-                cost_usd=Decimal(repr(record.usd or 0.0)),
-                latency_ms=record.latency_ms,
-                calls=record.calls,
-            )
-        )
-
-    def close(self) -> None:
-        """The database is closed by who opened it."""
 
 
 @dataclass(slots=True)

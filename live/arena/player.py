@@ -14,9 +14,9 @@ from agents.base import KeepsRecords
 from agents.run import Ending, run
 from envs.account import EmergencyReport, Execution, Plan
 from envs.errors import PerpgymError
-from live.arena.board import StoreSink
 from live.arena.pace import Pace
 from live.bridge import LoopThread
+from live.decision_sink import StoreSink
 from live.env import LiveEnv
 from live.run_ledger import emergency_row, equity_row
 from live.run_memory import RunMemory

@@ -32,7 +32,8 @@ class Answer:
 
     kind: `say` answers `text` (as tool input where a tool is forced and the text is an object); `refuse`, `truncate`
     and `empty` are endings of their own; `status` is an HTTP error; `html` no JSON at all; `broken` and `odd` are JSON
-    that is cut or of another form; `cut` breaks the connection in the body, `drop` before it; `hang` never answers;
+    that is cut or of another form; `raw` is `text` as the body, `raw_error` the same with `status`; `cut` breaks the
+    connection in the body, `drop` before it; `hang` never answers;
     `drip` sends a byte now and then.
     """
 
@@ -41,6 +42,7 @@ class Answer:
     status: int = 500
     message: str = "it does not work"
     headers: dict[str, str] = field(default_factory=dict)
+    usage: Any = None
 
 
 def say(value: Any) -> Answer:
@@ -97,17 +99,21 @@ class LlmServer:
         self.models: tuple[str, ...] | None = (MODEL,)
         self.refused: dict[str, str] = {}
         self.key_status = 200
+        self.slow_models = False
+        self._held = asyncio.Event()
         self._over = asyncio.Event()
 
     def plan(self, *answers: Answer) -> None:
         """Answer so, one after the other; the last one stays."""
         self.script = list(answers)
         self.questions.clear()
+        self._held.clear()
 
     # --- life --------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Listen on a free port of this machine."""
+        self._loop = asyncio.get_running_loop()
         app = web.Application()
         app.router.add_post("/v1/messages", self._anthropic)
         app.router.add_post("/v1/chat/completions", self._openai)
@@ -119,16 +125,23 @@ class LlmServer:
         await site.start()
         self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
 
+    def let_go(self) -> None:
+        """Answer what hangs, with nothing, and hang no more until the next plan."""
+        self._loop.call_soon_threadsafe(self._held.set)
+
     async def stop(self) -> None:
         """Let go of everything that is held."""
         self._over.set()
+        self._held.set()
         await self._runner.cleanup()
 
     # --- models ------------------------------------------------------------------------------------------
 
-    async def _model(self, request: web.Request) -> web.Response:
+    async def _model(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         self.checks.append(name)
+        if self.slow_models:
+            return await self._drip(request, b'{"id": "' + b"x" * 100_000)
         if self.key_status != 200:
             return self._error(request, self.key_status, f"invalid x-api-key {KEY}")
         if self.models is None or name not in self.models:
@@ -168,6 +181,9 @@ class LlmServer:
                 return self._error(request, answer.status, answer.message, headers=answer.headers)
             case "html":
                 return web.Response(text="<html>gateway</html>", content_type="text/html")
+            case "raw" | "raw_error":
+                status = 200 if answer.kind == "raw" else answer.status
+                return web.Response(text=answer.text, content_type="application/json", status=status)
             case "broken":
                 return web.Response(text='{"id": "x", "cont', content_type="application/json")
             case "odd":
@@ -179,20 +195,24 @@ class LlmServer:
                 request.transport.abort()
                 return web.Response()
             case "hang":
-                await self._over.wait()
+                await self._held.wait()
                 return web.Response()
-        text = json.dumps(form(answer, body)).encode()
-        if answer.kind not in ("cut", "drip"):
+        said = form(answer, body)
+        text = json.dumps(said if answer.usage is None else {**said, "usage": answer.usage}).encode()
+        if answer.kind == "drip":
+            return await self._drip(request, text)
+        if answer.kind != "cut":
             return web.Response(body=text, content_type="application/json")
-        response = web.StreamResponse(
-            headers={"Content-Length": str(len(text)), "Content-Type": "application/json"}
-        )
+        response = _stream(text)
         await response.prepare(request)
-        if answer.kind == "cut":
-            await response.write(text[: len(text) // 2])
-            assert request.transport is not None
-            request.transport.abort()
-            return response
+        await response.write(text[: len(text) // 2])
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async def _drip(self, request: web.Request, text: bytes) -> web.StreamResponse:
+        response = _stream(text)
+        await response.prepare(request)
         for byte in text:
             if self._over.is_set() or request.transport is None or request.transport.is_closing():
                 break
@@ -267,6 +287,10 @@ class LlmServer:
                 "prompt_tokens_details": {"cached_tokens": 1000},
             },
         }
+
+
+def _stream(text: bytes) -> web.StreamResponse:
+    return web.StreamResponse(headers={"Content-Length": str(len(text)), "Content-Type": "application/json"})
 
 
 def _object(text: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from llm_scripted import close_all
 from llm_servers import HOLD, KEY, KEY_NAME, MODEL, LlmServer, say, serving
 
 
@@ -21,7 +22,14 @@ def server(running: LlmServer) -> LlmServer:
     running.models = (MODEL,)
     running.refused = {}
     running.key_status = 200
+    running.slow_models = False
     return running
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    close_all()
 
 
 @pytest.fixture(autouse=True)

@@ -135,6 +135,15 @@ BAD: dict[str, tuple[Answer, str, str, int]] = {
     "sure beyond sure": (say(opening(confidence=7)), "invalid", "less than or equal to 1", 2),
     "empty": (say(""), "invalid", "empty", 2),
     "refusal": (Answer("refuse", "I will not trade."), "invalid", "refuses", 1),
+    "half a character": (say("\ud800 and no JSON"), "invalid", "no JSON object", 2),
+    "half a character in a decision": (say(opening(symbol="\udfff")), "invalid", "is none of", 2),
+    "NUL": (say("\0"), "invalid", "no JSON object", 2),
+    "a number of 400 digits": (
+        say(json.dumps(opening()).replace('"quantity": 1', '"quantity": 1' + "0" * 400)),
+        "invalid",
+        "quantity: Input should be a valid number",
+        2,
+    ),
     "truncated": (Answer("truncate", json.dumps(opening())), "invalid", "cut off", 2),
     "huge leverage": (say(opening(leverage=1e300)), "rejected", "leverage: 1e+300 against a limit of 3", 1),
     "stop above a long": (say(opening(stop_loss=101)), "rejected", "below the price of 100", 1),
@@ -145,6 +154,7 @@ BAD: dict[str, tuple[Answer, str, str, int]] = {
         "none in ETHUSDT",
         1,
     ),
+    "less than a step": (say(opening(quantity=5e-324)), "rejected", "nothing is left of", 1),
     "too small": (say(opening(quantity=0.01)), "rejected", "minimum notional of 5", 1),
     "429": (Answer("status", status=429, headers={"retry-after": "0"}), "failed", "HTTP 429", 2),
     "500": (Answer("status", status=500), "failed", "HTTP 500", 2),
@@ -154,6 +164,13 @@ BAD: dict[str, tuple[Answer, str, str, int]] = {
     "html": (Answer("html"), "failed", "the reply is no", 2),
     "broken body": (Answer("broken"), "failed", "", 2),
     "odd body": (Answer("odd"), "failed", "", 2),
+    "nested too deeply": (Answer("raw", "[" * 100_000), "failed", "RecursionError", 2),
+    "infinite tokens": (
+        Answer("raw", '{"usage": {"input_tokens": 1e999}, "choices": [], "content": 7}'),
+        "failed",
+        "",
+        2,
+    ),
     "connection dropped": (Answer("drop"), "failed", "APIConnectionError", 2),
     "connection cut in the reply": (Answer("cut", json.dumps(opening())), "failed", "APIConnectionError", 2),
 }
@@ -210,7 +227,7 @@ def test_a_reply_that_takes_too_long_is_given_up(
     assert outcome.record["verdict"] == "failed"
     assert "0.5 s" in outcome.record["detail"] or "imed out" in outcome.record["detail"]
     assert outcome.fills == []
-    assert outcome.questions == 1
+    assert outcome.questions <= 1
     assert 400 <= outcome.record["latency_ms"] < 10_000
 
 

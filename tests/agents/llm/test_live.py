@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from live_support import REPOSITORY, bare_environ, live, rig, rows_of
 from llm_servers import KEY, KEY_NAME, Answer, LlmServer, Question, llm_file, opening, records, say
+from sqlalchemy import select
 
 from agents.base import AgentSetup
 from agents.catalog import make_agent
@@ -25,6 +26,9 @@ from agents.simulate import build_env
 from envs.instruments import default_instruments
 from envs.synthetic import synthetic_market
 from envs.wrappers import RiskControl, StepLog
+from live.store import Store
+from live.store.journal_models import DecisionRow
+from live.store.models import Fill
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 STEPS = 14
@@ -103,8 +107,9 @@ def test_live_py_trades_by_a_models_decisions(server: LlmServer, tmp_path: Path)
     )
     server.questions.clear()
     path = llm_file(tmp_path, server.url, budget={"decisions_per_hour": None})
+    database = f"sqlite:///{tmp_path}/db.sqlite"
     done = live(
-        "--agent", f"llm:{path}", "--paper", "--steps", "3", "--out", tmp_path / "out",
+        "--agent", f"llm:{path}", "--paper", "--steps", "3", "--out", tmp_path / "out", "--db", database,
         environ=bare_environ(**{KEY_NAME: KEY}),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -112,6 +117,15 @@ def test_live_py_trades_by_a_models_decisions(server: LlmServer, tmp_path: Path)
     assert [row["symbol"] for row in rows[:2]] == list(SYMBOLS)  # the file's own, at its own interval
     assert [row["action_type"] for row in rows if row["symbol"] == "BTCUSDT"][:2] == ["open_long", "hold"]
     assert [one["verdict"] for one in records(tmp_path)] == ["accepted", "failed", "failed"]
+    # In the database too, by the account that --db made.
+    with Store.open(database) as store, store.read() as connection:
+        rows = connection.execute(select(DecisionRow).order_by(DecisionRow.id)).all()
+        orders = set(connection.scalars(select(Fill.client_order_id)))
+    assert [(one.verdict, one.action) for one in rows] == [
+        ("ACCEPTED", "OPEN_POSITION"), ("FAILED", "HOLD"), ("FAILED", "HOLD"),
+    ]  # fmt: skip
+    assert rows[0].client_order_id in orders
+    assert (rows[0].input_tokens, rows[0].cached_tokens, rows[0].calls) == (1100, 1000, 1)
     # Notices wrap with the terminal's width.
     shown = " ".join((done.stdout + done.stderr).split())
     assert "3 decisions (1 accepted, 2 failed)" in shown
@@ -177,29 +191,28 @@ def test_a_hung_agent_in_a_thread_of_its_own_holds_up_no_other(server: LlmServer
     )
     server.models = ("slow", "quick")
     tallies: dict[str, Any] = {}
-    done: list[str] = []
 
     def play(model: str) -> None:
         folder = tmp_path / model
         folder.mkdir()
-        path = llm_file(folder, server.url, provider={"model": model, "timeout_s": 3.0}, cache=None)
+        path = llm_file(folder, server.url, provider={"model": model, "timeout_s": 300.0}, cache=None)
         setup = make_agent(f"llm:{path}", symbols=SYMBOLS)
         env = build_env(setup, synthetic_market(SYMBOLS, n=20, seed=1))
         run(RiskControl(env, setup.limits), setup.agent, max_steps=1 if model == "slow" else 8)
         setup.agent.close()
         assert isinstance(setup.agent, LlmAgent)
         tallies[model] = dict(setup.agent.tally.verdicts)
-        done.append(model)
 
     import anthropic  # noqa: F401  (its import takes seconds, once)
 
-    threads = [threading.Thread(target=play, args=(model,)) for model in ("slow", "quick")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    slow, quick = (threading.Thread(target=play, args=(model,)) for model in ("slow", "quick"))
+    slow.start()
+    quick.start()
+    quick.join(100)
+    assert slow.is_alive() and not quick.is_alive()
+    server.let_go()
+    slow.join(100)
     assert tallies == {"slow": {"failed": 1}, "quick": {"accepted": 8}}
-    assert done == ["quick", "slow"]
 
 
 def test_making_an_agent_imports_no_sdk(tmp_path: Path) -> None:
