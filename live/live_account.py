@@ -82,7 +82,7 @@ class LiveAccount:
         self._funding_since_ms = 0
         self._funding_seen: set[tuple[str, int, str]] = set()
         self._transfers_seen: set[tuple[str, int, str]] = set()
-        self.transfers_until_ms = 0  # the newest transfer that is known
+        self.transfers_until_ms = 0  # transfers up to here are known
         self._begin_ms = 0
 
     def position(self, symbol: str) -> tuple[Decimal, Decimal]:
@@ -112,6 +112,8 @@ class LiveAccount:
         look_back_ms = min(since_ms - _CLOCK_MARGIN_MS, boundary_ms - _WEEK_MS) if since_ms else None
         self._funding_since_ms = recent_ms = boundary_ms - _HOUR_MS
         known_ms = recent_ms if transfers_since_ms is None else transfers_since_ms
+        # What was paid in before a new run is its capital, and stays so in every later session.
+        self.transfers_until_ms = known_ms
         await self._read()
         for _ in range(_BEGIN_TRIES):
             before = self._booked_usdt, dict(self._positions)
@@ -341,7 +343,7 @@ class LiveAccount:
 
     def _remember(self, transfers: Sequence[FundingPayment]) -> None:
         self._transfers_seen.update(_key(one) for one in transfers)
-        self.transfers_until_ms = max((one.time_ms for one in transfers), default=self.transfers_until_ms)
+        self.transfers_until_ms = max((self.transfers_until_ms, *(one.time_ms for one in transfers)))
 
     async def _new_fills(self, symbol: str) -> list[Fill]:
         last = self._last_trade.get(symbol)

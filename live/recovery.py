@@ -109,7 +109,8 @@ class TransferMark:
             StepLogError: the file is damaged.
         """
         try:
-            return int(json.loads(self.path.read_text(encoding="utf-8"))["counted_until_ms"])
+            # Runs that knew of no transfer used to note a 0, which is as good as nothing.
+            return int(json.loads(self.path.read_text(encoding="utf-8"))["counted_until_ms"]) or None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:

@@ -297,6 +297,20 @@ def test_a_deposit_counts_once_however_often_the_run_starts(server: PaperServer,
         assert state.initial_equity_usdt == 10_000 + 1_000 * (number + 1)
 
 
+def test_what_was_paid_in_long_before_a_run_is_its_capital(server: PaperServer, tmp_path: Path) -> None:
+    server.advance(5)  # the account was opened, with a deposit, more than an hour ago
+    for _ in range(3):
+        session(server, tmp_path, [0.1])
+        state = FileRiskStore(next(tmp_path.glob("risk_*.json"))).load()
+        assert state is not None
+        assert state.initial_equity_usdt == 10_000
+        assert 9_990 < state.peak_equity_usdt < 10_010
+    server.fault("transfer", amount_usdt="10000")
+    session(server, tmp_path, [0.1])
+    state = FileRiskStore(next(tmp_path.glob("risk_*.json"))).load()
+    assert state is not None and 19_980 < state.peak_equity_usdt < 20_020
+
+
 def test_an_emergency_halts_until_it_is_acknowledged(tmp_path: Path) -> None:
     rows = [(50_000.0,) * 4] * 3 + [(45_000.0,) * 4] * 20
     limits = RiskLimits(max_drawdown_fraction=0.05)
