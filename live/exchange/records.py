@@ -222,11 +222,15 @@ class OpenOrder:
 
 @dataclass(frozen=True, slots=True)
 class FillEvent:
-    """A fill, with the status of its order after it and the quantity filled of it so far."""
+    """A fill, with the status of its order after it and the quantity filled of it so far.
+
+    `order` is the order as the event describes it, here and in the other events; None where it does not.
+    """
 
     fill: Fill
     order_status: str
     executed_quantity: Decimal
+    order: OpenOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +244,7 @@ class OrderEvent:
     executed_quantity: Decimal
     time_ms: int
     reason: str = ""
+    order: OpenOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +283,7 @@ class AlgoEvent:
     time_ms: int
     order_id: str | None = None
     reason: str = ""
+    order: OpenOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)

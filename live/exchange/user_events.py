@@ -15,6 +15,7 @@ from live.exchange.base import (
     FundingEvent,
     LeverageEvent,
     MarginCallEvent,
+    OpenOrder,
     OrderEvent,
     UserEvent,
 )
@@ -68,7 +69,7 @@ def _order_trade_update(body: Json, exchange: str) -> tuple[UserEvent, ...]:
             time_ms=int(order["T"]),
             exchange=exchange,
         )
-        return (FillEvent(fill, status, executed),)
+        return (FillEvent(fill, status, executed, _order_of(order)),)
     event = OrderEvent(
         symbol=str(order["s"]),
         client_order_id=str(order["c"]),
@@ -77,8 +78,29 @@ def _order_trade_update(body: Json, exchange: str) -> tuple[UserEvent, ...]:
         executed_quantity=executed,
         time_ms=int(body["T"]),
         reason="" if reason == "0" else reason,
+        order=_order_of(order),
     )
     return (event,)
+
+
+def _order_of(order: Json) -> OpenOrder | None:
+    """The order that an event is about; None where the event describes too little of it."""
+    is_trigger = "caid" in order
+    if "q" not in order or "S" not in order or "o" not in order:
+        return None
+    trigger_price = decimal_of(order.get("tp" if is_trigger else "sp"))
+    return OpenOrder(
+        symbol=str(order["s"]),
+        client_order_id=str(order["caid" if is_trigger else "c"]),
+        order_id=str(order["aid" if is_trigger else "i"]),
+        side=Side(order["S"]),
+        type=str(order["o"]),
+        quantity=decimal_of(order["q"]),
+        executed_quantity=decimal_of(order.get("aq" if is_trigger else "z")),
+        price=trigger_price or decimal_of(order.get("p")),
+        reduce_only=bool(order.get("R")) or bool(order.get("cp")),
+        is_trigger=is_trigger,
+    )
 
 
 def _account_update(body: Json, exchange: str) -> tuple[UserEvent, ...]:
@@ -113,6 +135,7 @@ def _algo_update(body: Json, exchange: str) -> tuple[UserEvent, ...]:
         time_ms=int(body["T"]),
         order_id=str(order["ai"]) if str(order.get("ai") or "") not in ("", "0") else None,
         reason=str(order.get("rm") or ""),
+        order=_order_of(order),
     )
     return (event,)
 

@@ -10,13 +10,27 @@ from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
+from live.store.bulk import BulkInsert
 from live.store.database import Store
 from live.store.journal_models import DecisionRow, EmergencyRow, EquityRow, Order
 from live.store.names import Names, insert_of
 
 ZERO = Decimal(0)
+_ORDER_NEWS = [
+    f"{name} = excluded.{name}"
+    for name in ("client_order_id", "account_id", "status", "executed_quantity", "reason", "updated_ms")
+] + [
+    # What only fills tell of does not take the place of what the exchange described.
+    f"{name} = CASE WHEN excluded.type = '' THEN orders.{name} ELSE excluded.{name} END"
+    for name in ("type", "quantity", "price", "reduce_only")
+]
+_ORDERS = BulkInsert(
+    Order,
+    f"ON CONFLICT (exchange_id, symbol, order_id) DO UPDATE SET {', '.join(_ORDER_NEWS)} "
+    "WHERE orders.updated_ms <= excluded.updated_ms",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +104,9 @@ class Equity:
     equity_usdt: Decimal
     peak_usdt: Decimal
     drawdown_fraction: Decimal
-    initial_margin_usdt: Decimal = ZERO
-    maintenance_margin_usdt: Decimal = ZERO
+    initial_margin_usdt: Decimal | None = ZERO
+    maintenance_margin_usdt: Decimal | None = ZERO
+    kind: str = "STEP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +138,48 @@ class Journal:
         """Write orders; one that is known gets its new status, unless the news is older than what is known."""
         with self.store.write() as connection:
             names = _names(connection)
+            # Of two records of one order the later counts: a statement may touch a row only once.
+            rows: dict[tuple[int, str, str], dict[str, Any]] = {}
             for one in records:
                 values = _values(connection, names, one, optional=True)
-                insert = insert_of(connection.dialect.name)(Order).values(values)
-                news = (
-                    "client_order_id",
-                    "account_id",
-                    "status",
-                    "executed_quantity",
-                    "reason",
-                    "updated_ms",
-                )
-                connection.execute(
-                    insert.on_conflict_do_update(
-                        index_elements=("exchange_id", "symbol", "order_id"),
-                        set_={name: insert.excluded[name] for name in news},
-                        where=Order.updated_ms <= insert.excluded.updated_ms,
-                    )
-                )
+                key = values["exchange_id"], one.symbol, one.order_id
+                if key not in rows or rows[key]["updated_ms"] <= one.updated_ms:
+                    rows[key] = values
+            _ORDERS.write(connection, list(rows.values()))
+
+    def orders_of(
+        self, exchange: str, agent: str | None = None, *, statuses: Sequence[str] = ()
+    ) -> list[OrderRecord]:
+        """The orders of an exchange account, oldest first; all, or an agent's, or of some statuses."""
+        with self.store.read() as connection:
+            names = _names(connection)
+            if exchange not in names.exchanges():
+                return []
+            statement = select(Order).where(Order.exchange_id == names.exchange(connection, exchange))
+            if agent is not None:
+                if agent not in names.accounts(exchange):
+                    return []
+                statement = statement.where(Order.account_id == names.account(connection, exchange, agent))
+            if statuses:
+                statement = statement.where(Order.status.in_(statuses))
+            found = []
+            for row in connection.execute(statement.order_by(Order.created_ms, Order.id)):
+                values = row._asdict()
+                owner = "" if row.account_id is None else names.name(connection, row.account_id)[1]
+                for name in ("id", "exchange_id", "account_id"):
+                    del values[name]
+                found.append(OrderRecord(exchange=exchange, agent=owner, **values))
+            return found
+
+    def newest_order_ms(self, exchange: str) -> int:
+        """When the newest status of an order was seen, 0 without any."""
+        with self.store.read() as connection:
+            names = _names(connection)
+            if exchange not in names.exchanges():
+                return 0
+            key = names.exchange(connection, exchange)
+            newest = connection.execute(select(func.max(Order.updated_ms)).where(Order.exchange_id == key))
+            return int(newest.scalar_one() or 0)
 
     def decide(self, decision: Decision) -> int:
         """Write a decision; its key."""
@@ -217,26 +256,37 @@ class Journal:
                 del values["exchange_id"]
                 insert = insert_of(connection.dialect.name)(EquityRow).values(values)
                 changed = {
-                    name: insert.excluded[name] for name in values if name not in ("account_id", "time_ms")
+                    name: insert.excluded[name]
+                    for name in values
+                    if name not in ("account_id", "kind", "time_ms")
                 }
                 connection.execute(
-                    insert.on_conflict_do_update(index_elements=("account_id", "time_ms"), set_=changed)
+                    insert.on_conflict_do_update(
+                        index_elements=("account_id", "kind", "time_ms"), set_=changed
+                    )
                 )
 
-    def equity_of(self, exchange: str, agent: str, *, since_ms: int = 0) -> list[Equity]:
-        """An account's equity over time."""
+    def equity_of(
+        self, exchange: str, agent: str, *, since_ms: int = 0, kind: str | None = "STEP"
+    ) -> list[Equity]:
+        """An account's equity over time, after the steps of its runs; with another kind at its syncs, None: both."""
+        statement = select(EquityRow).where(EquityRow.time_ms >= since_ms).order_by(EquityRow.time_ms)
+        if kind is not None:
+            statement = statement.where(EquityRow.kind == kind)
+        return self._equity(exchange, agent, statement)
+
+    def newest_equity(self, exchange: str, agent: str) -> Equity | None:
+        """An account's newest row of any kind, None without one."""
+        rows = self._equity(exchange, agent, select(EquityRow).order_by(EquityRow.time_ms.desc()).limit(1))
+        return rows[0] if rows else None
+
+    def _equity(self, exchange: str, agent: str, statement: Select[Any]) -> list[Equity]:
         with self.store.read() as connection:
             names = _names(connection)
             if agent not in names.accounts(exchange):
                 return []
-            rows = connection.execute(
-                select(EquityRow)
-                .where(
-                    EquityRow.account_id == names.account(connection, exchange, agent),
-                    EquityRow.time_ms >= since_ms,
-                )
-                .order_by(EquityRow.time_ms)
-            )
+            key = names.account(connection, exchange, agent)
+            rows = connection.execute(statement.where(EquityRow.account_id == key))
             return [
                 Equity(
                     exchange=exchange,

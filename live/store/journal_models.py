@@ -26,6 +26,7 @@ from live.store.base import (
 )
 from live.store.models import SIDES
 
+EQUITY_KINDS = ("STEP", "SYNC")
 VERDICTS = ("ACCEPTED", "REDUCED", "REJECTED", "INVALID", "FAILED", "OVER_BUDGET")
 
 
@@ -50,11 +51,17 @@ class Order(Base):
     order_id: Mapped[str] = identifier("The exchange's order id; `algo:` and its id for a trigger order.")
     client_order_id: Mapped[str] = text("Client order id.")
     side: Mapped[str] = text("`BUY` or `SELL`.", 4)
-    type: Mapped[str] = text("`MARKET`, `LIMIT`, `STOP_MARKET`, `TAKE_PROFIT_MARKET`, ...", 32)
+    type: Mapped[str] = text(
+        "`MARKET`, `LIMIT`, `STOP_MARKET`, `TAKE_PROFIT_MARKET`, ...; empty where only its fills are known.",
+        32,
+    )
     quantity: Mapped[Decimal] = money("Quantity; 0 for one that closes the whole position.", "base")
     price: Mapped[Decimal | None] = money("Limit or trigger price.", "quote per base")
     reduce_only: Mapped[bool] = flag("Whether it can only shrink the position.")
-    status: Mapped[str] = text("The exchange's: `NEW`, `PARTIALLY_FILLED`, `FILLED`, `CANCELED`, ...", 32)
+    status: Mapped[str] = text(
+        "The exchange's: `NEW`, `PARTIALLY_FILLED`, `FILLED`, `CANCELED`, ...; `GONE` where it no longer tells.",
+        32,
+    )
     executed_quantity: Mapped[Decimal] = money("Filled so far.", "base")
     reason: Mapped[str] = text("Why it was refused or expired.", None)
     created_ms: Mapped[int] = moment("When it was first seen.")
@@ -104,7 +111,10 @@ class EquityRow(Base):
     """The account over time, one row per step or sync."""
 
     __tablename__ = "equity"
-    __table_args__ = (UniqueConstraint("account_id", "time_ms"),)
+    __table_args__ = (
+        UniqueConstraint("account_id", "kind", "time_ms"),
+        one_of("kind", EQUITY_KINDS),
+    )
 
     id: Mapped[int] = key()
     account_id: Mapped[int] = reference("accounts", "Whose.")
@@ -114,8 +124,9 @@ class EquityRow(Base):
     equity_usdt: Mapped[Decimal] = money("Wallet and unrealized PnL.")
     peak_usdt: Mapped[Decimal] = money("Highest equity that drawdown is measured from.")
     drawdown_fraction: Mapped[Decimal] = money("1 - equity / peak.", "fraction")
-    initial_margin_usdt: Mapped[Decimal] = money("Initial margin.")
-    maintenance_margin_usdt: Mapped[Decimal] = money("Maintenance margin.")
+    initial_margin_usdt: Mapped[Decimal | None] = money("Initial margin; empty in a sync's row.")
+    maintenance_margin_usdt: Mapped[Decimal | None] = money("Maintenance margin; empty in a sync's row.")
+    kind: Mapped[str] = text("What wrote it: `STEP` of a run, or `SYNC` of positions.", 8)
 
 
 class EmergencyRow(Base):

@@ -8,19 +8,30 @@ then on, and a difference that appears later is one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from envs.account import Fill, Side
 from envs.time_grid import format_time
 from live.exchange.base import ExchangePosition
-from live.ledger import MANUAL, Ledger, Transfer
+from live.ledger import MANUAL, Cursor, Ledger, Transfer
 from live.ledger.arithmetic import ZERO, divide, exact
 from live.ledger.identity import Identity
 from live.ledger.queries import Where, trades
 from live.store.types import decimal_text
+from live.sync.history import CaughtUp
+from live.sync.rows import compare
+from live.sync.writer import LedgerWriter
+
+if TYPE_CHECKING:
+    from live.sync.trades import TradeSync
 
 OPENING = "opening"
+
+_LOG = logging.getLogger(__name__)
+_TRIES = 10
 
 
 def opening_fill(
@@ -114,3 +125,30 @@ def tell(begin_ms: int, found: Sequence[Fill], fills: Sequence[Fill], transfers:
         f"{decimal_text(one.signed_quantity)} {one.symbol} at {decimal_text(one.price)}" for one in fills
     ]
     return f"{text}; older than that, and booked as {MANUAL}'s: {', '.join(booked)}"
+
+
+async def open_books(sync: TradeSync, writer: LedgerWriter, done: CaughtUp) -> None:
+    """At the first reading of an account, book what is older than its history."""
+    if await sync.history.cursor(OPENING) is not None:
+        return
+    for _ in range(_TRIES):
+        first = compare(sync.ledger, sync.account, await sync.exchange.account())
+        more = await sync.catch_up()
+        done.add(more)
+        told = await sync.exchange.account()
+        identity = compare(sync.ledger, sync.account, told)
+        # Nothing happened between the readings, so that what is missing is not merely on its way.
+        same = first.missing_usdt == identity.missing_usdt
+        if more.is_empty and same and first.missing_quantities == identity.missing_quantities:
+            break
+    else:
+        _LOG.warning("%s is traded without pause: what is older than its history is not booked", sync.account)
+        return
+    begin_ms = told.time_ms - sync.settings.reach_ms
+    fills, transfers = await writer.run(
+        entries_before, sync.ledger, sync.account, identity, told.positions, max(1, begin_ms)
+    )
+    await writer.fills(fills)
+    await writer.bookings([], transfers, Cursor(sync.account, OPENING, max(1, begin_ms)))
+    done.reach = tell(max(0, begin_ms), done.fills, fills, transfers)
+    _LOG.info("%s: %s", sync.account, done.reach)

@@ -16,6 +16,7 @@ from live.exchange.budget import Meter, metered
 from live.ledger import Cursor
 from live.ledger.identity import Identity
 from live.ledger.queries import RoundTrip, Where, round_trips
+from live.sync.equity import EquityLog
 from live.sync.history import CaughtUp
 from live.sync.pace import interval_s
 from live.sync.report import Changes, Difference, PositionRow, SyncReport
@@ -79,6 +80,7 @@ class PositionSync:
         self._open: dict[_Key, PositionRow] | None = None
         self._task: asyncio.Task[None] | None = None
         self._syncing = asyncio.Lock()
+        self._equity = EquityLog(trades.ledger, trades.account, round(1000 * self.settings.equity_s))
         trades.add_listener(on_fill=self._note_fill, on_event=self._note_event)
 
     @property
@@ -191,6 +193,12 @@ class PositionSync:
             self._orders_changed = True
             raise
         self._orders_at_s = now_s
+        try:
+            await self.trades.orders.compare(orders, self.trades.exchange.now_ms())
+        except AuthenticationError:
+            raise
+        except ExchangeError as error:
+            _LOG.warning("%s: how an order ended cannot be asked: %s", self.trades.account, error)
         return orders
 
     async def _settle(self, now_ms: int) -> None:
@@ -208,7 +216,8 @@ class PositionSync:
         touched, self._touched = self._touched, {}
         first = self._open is None
         marks = {symbol: prices[symbol] for symbol in held if symbol in prices}
-        closed, opened_by = await trades.run(self._in_database, marks, time_ms, touched, first)
+        agrees = seen is not None and not seen.differences
+        closed, opened_by = await trades.run(self._in_database, marks, time_ms, touched, first, agrees)
         before = self._open or {}
         known = {(key[1], key[2]): row.client_order_id for key, row in before.items()}
         rows = position_rows(
@@ -248,12 +257,19 @@ class PositionSync:
         )
 
     def _in_database(
-        self, marks: Mapping[str, Decimal], time_ms: int, touched: Mapping[str, int], first: bool
+        self,
+        marks: Mapping[str, Decimal],
+        time_ms: int,
+        touched: Mapping[str, int],
+        first: bool,
+        agrees: bool,
     ) -> tuple[list[RoundTrip], dict[tuple[str, str], str]]:
         """What needs the database, off the event loop: marks, ended round trips, the orders that opened positions."""
         ledger, account = self.trades.ledger, self.trades.account
         if marks:
             ledger.mark(account, marks, time_ms)
+        if agrees:
+            self._equity.write(time_ms, marks)
         closed = []
         since: dict[str | None, int] = dict(touched.items())
         if first:

@@ -39,6 +39,7 @@ class PositionSyncSettings(StrictModel):
         near_fraction: of the price: closer than this is near.
         calm_fraction: of the price: farther than this is calm.
         orders_s: open orders are read again after so long, and when the stream tells of one.
+        equity_s: between two equity snapshots of an account, by the exchange's clock.
         rereads: how often a difference is looked at again before it counts as one: positions and fills are not read at
             one moment.
         reread_s: pause before each of them.
@@ -51,6 +52,7 @@ class PositionSyncSettings(StrictModel):
     near_fraction: float = Field(0.01, ge=0, le=1)
     calm_fraction: float = Field(0.05, ge=0, le=1)
     orders_s: float = Field(60.0, gt=0)
+    equity_s: float = Field(60.0, ge=0)
     rereads: int = Field(3, ge=1, le=20)
     reread_s: float = Field(0.25, ge=0)
     deep_ms: int = Field(DAY_MS, ge=0)

@@ -19,16 +19,15 @@ from live.exchange.base import (
     UserEvent,
     UserEventStream,
 )
-from live.ledger import Cursor, Ledger
+from live.ledger import Ledger
 from live.sync.history import CaughtUp, HistoryReader, is_kept
-from live.sync.opening import OPENING, entries_before, tell
-from live.sync.rows import compare
+from live.sync.opening import open_books
+from live.sync.orders import OrderLog
 from live.sync.settings import TradeSyncSettings
 from live.sync.writer import LedgerWriter
 
 _LOG = logging.getLogger(__name__)
 
-_OPENING_TRIES = 10
 P = ParamSpec("P")
 T = TypeVar("T")
 FillListener = Callable[[Fill], None]
@@ -57,6 +56,7 @@ class TradeSync:
         found_symbols: that the account trades beside those given.
         left_out: that it trades, and that the ledger does not keep because they are not settled in USDT.
         error: what ended the sync, None while it runs.
+        orders: writes down the account's orders.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class TradeSync:
         self._fill_listeners = [on_fill] if on_fill else []
         self._event_listeners = [on_event] if on_event else []
         self._writer = LedgerWriter(ledger, self._tell)
+        self.orders = OrderLog(exchange, self._writer, self.account)
         self.history = HistoryReader(exchange, self._writer, self.account, self.settings)
         self._stream: UserEventStream | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -149,7 +150,9 @@ class TradeSync:
                 _LOG.warning("%s: no user stream yet; reading the history without it", self.account)
             self.check()
             done = await self.catch_up()
-            await self._open_books(done)
+            await open_books(self, self._writer, done)
+            await self.orders.start()
+            self._run(self.orders.run(), "write orders")
             self._run(self._fill_holes(), "fill holes")
             self._run(self._read_booked(), "read bookings")
         except BaseException:
@@ -169,6 +172,8 @@ class TradeSync:
         try:
             if self._heard and self.error is None:
                 await self._record_now()
+            if self.error is None:
+                await self.orders.write()
         finally:
             await self._writer.close()
 
@@ -202,6 +207,7 @@ class TradeSync:
     def _tell(self, fills: Sequence[Fill]) -> None:
         for fill in fills:
             self._notice(fill.symbol)
+            self.orders.on_fill(fill)
             for listener in self._fill_listeners:
                 listener(fill)
 
@@ -252,6 +258,7 @@ class TradeSync:
                 self._expect_booking(event.time_ms)
             case AccountEvent() if event.reason != "ORDER" and event.wallet_usdt is not None:
                 self._expect_booking(event.time_ms)
+        self.orders.on_event(event)
         for listener in self._event_listeners:
             listener(event)
 
@@ -304,34 +311,6 @@ class TradeSync:
             if symbols is None and not self._hole.is_set() and self._opened.is_set():
                 self._caught_up.set()
             return found
-
-    async def _open_books(self, done: CaughtUp) -> None:
-        """At the first reading of an account, book what is older than its history (`live.sync.opening`)."""
-        if await self.history.cursor(OPENING) is not None:
-            return
-        for _ in range(_OPENING_TRIES):
-            first = compare(self.ledger, self.account, await self.exchange.account())
-            more = await self.catch_up()
-            done.add(more)
-            told = await self.exchange.account()
-            identity = compare(self.ledger, self.account, told)
-            # Nothing happened between the readings, so that what is missing is not merely on its way.
-            same = first.missing_usdt == identity.missing_usdt
-            if more.is_empty and same and first.missing_quantities == identity.missing_quantities:
-                break
-        else:
-            _LOG.warning(
-                "%s is traded without pause: what is older than its history is not booked", self.account
-            )
-            return
-        begin_ms = told.time_ms - self.settings.reach_ms
-        fills, transfers = await self._writer.run(
-            entries_before, self.ledger, self.account, identity, told.positions, max(1, begin_ms)
-        )
-        await self._writer.fills(fills)
-        await self._writer.bookings([], transfers, Cursor(self.account, OPENING, max(1, begin_ms)))
-        done.reach = tell(max(0, begin_ms), done.fills, fills, transfers)
-        _LOG.info("%s: %s", self.account, done.reach)
 
     async def _read_fills(self, symbols: Iterable[str], now_ms: int, found: CaughtUp) -> None:
         room = asyncio.Semaphore(self.settings.at_once)

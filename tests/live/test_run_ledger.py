@@ -86,6 +86,17 @@ def test_the_step_log_and_the_database_agree(command: Command, tmp_path: Path) -
         assert sum(Decimal(row["funding"]) for row in rows) == funding != 0
         assert ledger.positions(exchange, MANUAL) == {}
 
+        orders = {one.order_id: one for one in Journal(ledger.store).orders_of(exchange, "random")}
+        assert {one.order_id for one in fills} <= set(orders)
+        ended = {one.type: set() for one in orders.values()}
+        for one in orders.values():
+            ended[one.type].add(one.status)
+        assert ended["MARKET"] == {"FILLED"}
+        assert {"FINISHED", "CANCELED"} <= ended["STOP_MARKET"] | ended["TAKE_PROFIT_MARKET"]
+        for one in (one for one in orders.values() if one.type == "MARKET"):
+            parts = [fill.quantity for fill in fills if fill.order_id == one.order_id]
+            assert sum(parts) == one.executed_quantity == one.quantity
+
         decided = {int(row["timestamp"]): row for row in rows if row["action"]}
         equity = Journal(ledger.store).equity_of(exchange, "random")
         assert [one.time_ms for one in equity] == sorted(decided)
