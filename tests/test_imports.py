@@ -154,6 +154,6 @@ def test_importing_the_environment_brings_no_network_library() -> None:
         "print([m for m in ('torch', 'sklearn', 'stable_baselines3', 'binance', 'aiohttp', 'websockets', 'fastapi', "
         "'agents', 'live') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

@@ -64,7 +64,7 @@ def in_a_process(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProce
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 
@@ -498,7 +498,7 @@ def test_ctrl_c_ends_after_the_step_with_the_files_written(tmp_path: Path) -> No
                 break
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     finally:
         process.kill()
         process.communicate()

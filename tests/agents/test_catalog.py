@@ -183,6 +183,6 @@ heavy = {{"torch", "stable_baselines3", "sklearn", "matplotlib", "plotly", "bina
 assert not heavy, heavy
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr

@@ -245,7 +245,7 @@ def test_a_browser_draws_it_without_a_complaint(traded: BacktestResult, tmp_path
         [CHROMIUM, *switches.split(), f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env={**os.environ, "HOME": str(tmp_path)},
     )
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -222,7 +222,7 @@ def test_ctrl_c_leaves_a_usable_run_and_exits_130(tmp_path: Path) -> None:
             if "validation: return" in line:
                 break
         process.send_signal(signal.SIGINT)
-        output, rest = process.communicate(timeout=60)
+        output, rest = process.communicate(timeout=240)
     finally:
         process.kill()
     said += rest

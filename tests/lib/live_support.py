@@ -272,7 +272,7 @@ def start_live(*arguments: str | Path, environ: Mapping[str, str] | None = None)
 
 
 def live(
-    *arguments: str | Path, environ: Mapping[str, str] | None = None, timeout_s: float = 60
+    *arguments: str | Path, environ: Mapping[str, str] | None = None, timeout_s: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Run live.py to its end."""
     process = start_live(*arguments, environ=environ)
@@ -294,7 +294,7 @@ def rows_of(folder: Path, pattern: str = "steps_*.csv") -> list[dict[str, str]]:
     return rows
 
 
-def wait_for(what: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def wait_for(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + timeout_s
     while not what():

@@ -109,7 +109,7 @@ class PaperClient:
 @asynccontextmanager
 async def paper_client(server: PaperServer, key: str = "alice") -> AsyncIterator[PaperClient]:
     """A client whose secret is its key with `-secret`."""
-    timeout = aiohttp.ClientTimeout(total=10)
+    timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         client = PaperClient(session, server, key, f"{key}-secret")
         try:
@@ -118,7 +118,7 @@ async def paper_client(server: PaperServer, key: str = "alice") -> AsyncIterator
             await client.close()
 
 
-async def receive(socket: aiohttp.ClientWebSocketResponse, within_s: float = 5.0) -> Any:
+async def receive(socket: aiohttp.ClientWebSocketResponse, within_s: float = 30.0) -> Any:
     """The next message as JSON."""
     message = await asyncio.wait_for(socket.receive(), within_s)
     assert message.type is aiohttp.WSMsgType.TEXT, message

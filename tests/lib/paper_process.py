@@ -28,7 +28,7 @@ def paper_process(*arguments: str) -> Iterator[str]:
             assert line, "the paper exchange did not start"
             match = re.search(r"REST (http://[^/]+)", line)
             url = match[1] if match else ""
-        for _ in range(100):
+        for _ in range(1200):
             try:
                 state(url)
                 break
@@ -37,7 +37,7 @@ def paper_process(*arguments: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
 
 

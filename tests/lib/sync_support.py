@@ -104,7 +104,7 @@ class SyncRig:
         """Time passes at the exchange."""
         await asyncio.to_thread(self.server.advance, candles)
 
-    async def until(self, true: Callable[[], bool], within_s: float = 10.0) -> None:
+    async def until(self, true: Callable[[], bool], within_s: float = 60.0) -> None:
         """Wait for it."""
         async with asyncio.timeout(within_s):
             while not true():

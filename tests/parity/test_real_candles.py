@@ -51,7 +51,7 @@ def test_random_actions_over_real_candles(tmp_path: Path) -> None:
     }
     for name, command in commands.items():
         run = [sys.executable, *command, "--out", str(tmp_path / name)]
-        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
 
     simulated, live = read(tmp_path / "backtest"), read(tmp_path / "live")

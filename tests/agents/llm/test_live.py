@@ -226,6 +226,6 @@ found = {{"anthropic", "openai", "httpx", "httpx2"}} & set(sys.modules)
 assert not found, found
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -241,7 +241,7 @@ def test_the_test_would_notice_a_late_import(tmp_path: Path) -> None:
     script = tmp_path / "late.py"
     script.write_text("def late():\n    import matplotlib.pyplot\nlate()\n")
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT, str(script)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", _WITHOUT, str(script)], capture_output=True, text=True, timeout=240
     )
     assert done.returncode != 0 and "matplotlib was imported" in done.stderr
 

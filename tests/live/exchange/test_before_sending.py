@@ -195,7 +195,7 @@ async def test_a_countdown_is_renewed_while_alive_and_runs_out_when_nobody_is() 
     with PaperServer.start(
         ReplayFeed(market, 20, 1.0), (PaperAccount(wallet_usdt=Decimal(100_000)),)
     ) as server:
-        exchange = connector(server, dead_man_s=0.6)
+        exchange = connector(server, dead_man_s=1.2)
         await exchange.connect()
         account = account_of(server)
         await exchange.place(Order("BTCUSDT", Side.BUY, Decimal("0.01"), client_order_id=ID))
@@ -204,13 +204,13 @@ async def test_a_countdown_is_renewed_while_alive_and_runs_out_when_nobody_is() 
         )
         await exchange.place_trigger(stop(price))
         server.fault("manual_trade", symbol="BTCUSDT", side="BUY", quantity="0.01", price=str(price))
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2.5)
         assert len(account.open_orders) == 1  # two countdowns long
         # The process dies: nothing renews, nothing is taken back.
         assert exchange._dead_man is not None and exchange._dead_man._task is not None
         exchange._dead_man._task.cancel()
         exchange._dead_man._task = None
-        for _ in range(500):
+        for _ in range(3000):
             if not account.open_orders:
                 break
             await asyncio.sleep(0.01)

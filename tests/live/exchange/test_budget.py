@@ -409,7 +409,7 @@ async def test_the_clock_is_measured_now_and_then(faulty: FaultyExchange) -> Non
             if exchange._rest.clock.offset_ms > 4_900 and faulty.times_asked >= asked + 6:
                 break
             await asyncio.sleep(0.01)
-        assert abs(exchange.now_ms() - faulty.now_ms()) < 100
+        assert abs(exchange.now_ms() - faulty.now_ms()) < 2_000
     told = faulty.times_asked
     await asyncio.sleep(0.15)
     assert faulty.times_asked == told

@@ -100,7 +100,7 @@ class Market:
         """Wait until so many sockets have been opened in all, and the history was asked after each."""
         async with self.changed:
             await asyncio.wait_for(
-                self.changed.wait_for(lambda: min(len(self.sockets), len(self.asked)) >= count), 3
+                self.changed.wait_for(lambda: min(len(self.sockets), len(self.asked)) >= count), 30
             )
 
 
@@ -134,7 +134,7 @@ async def take(stream: CandleStream, count: int) -> list[int]:
     """Indices of the next candles; checks that each is what the market has."""
     found = []
     for _ in range(count):
-        one = await asyncio.wait_for(anext(stream), 3)
+        one = await asyncio.wait_for(anext(stream), 30)
         index = (one.open_time_ms - START) // MINUTE
         assert one == candle(index, one.symbol)
         found.append(index)
@@ -262,8 +262,8 @@ async def test_a_symbol_that_lags_behind_the_others_is_asked_about(market: Marke
     stream = stream_of(market, "BTCUSDT", "ETHUSDT", settings=settings)
     await market.connected(1)
     await market.say(1, symbol="BTCUSDT")
-    first = await asyncio.wait_for(anext(stream), 3)
-    second = await asyncio.wait_for(anext(stream), 3)
+    first = await asyncio.wait_for(anext(stream), 30)
+    second = await asyncio.wait_for(anext(stream), 30)
     assert (first.symbol, second.symbol) == ("BTCUSDT", "ETHUSDT")
     assert second == candle(1, "ETHUSDT")
     await market.say(1, symbol="ETHUSDT")  # its message comes after all

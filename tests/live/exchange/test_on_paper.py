@@ -271,12 +271,12 @@ async def test_streams_tell_what_happens(server: PaperServer, exchange: BinanceE
     events = exchange.stream_user_events()
     assert await anext(events) == Resync("connected")
     candles = exchange.stream_candles(("BTCUSDT",), HOUR, after_ms=START)
-    assert (await asyncio.wait_for(anext(candles), 3)).open_time_ms == START + HOUR  # from the history
+    assert (await asyncio.wait_for(anext(candles), 30)).open_time_ms == START + HOUR  # from the history
     report = await exchange.place(buy("0.01"))
     server.advance()
-    second = await asyncio.wait_for(anext(candles), 3)
+    second = await asyncio.wait_for(anext(candles), 30)
     assert (second.open_time_ms, second.close) == (START + 2 * HOUR, 50_100.0)
-    told = [await asyncio.wait_for(anext(events), 3) for _ in range(5)]
+    told = [await asyncio.wait_for(anext(events), 30) for _ in range(5)]
     fills = [one.fill for one in told if isinstance(one, FillEvent)]
     assert fills == list(report.fills)
     assert FundingEvent(START + 3 * HOUR, "BTCUSDT", Decimal("-0.0501")) in told
@@ -291,7 +291,7 @@ async def test_many_candles_in_lock_step_are_each_delivered_once() -> None:
             seen: dict[str, list[float]] = {"BTCUSDT": [], "ETHUSDT": []}
             await asyncio.to_thread(server.advance, 300)
             for _ in range(600):
-                one = await asyncio.wait_for(anext(stream), 5)
+                one = await asyncio.wait_for(anext(stream), 30)
                 seen[one.symbol].append(one.close)
             assert seen["BTCUSDT"] == feed.market.close[50:, 0].tolist()
             assert seen["ETHUSDT"] == feed.market.close[50:, 1].tolist()

@@ -244,7 +244,7 @@ async def test_a_wrong_clock_is_measured_again_and_the_order_sent_once_more(
     assert (await client.place(order())).status == "FILLED"
     assert faulty.times_asked == asked + 3
     first, second = (int(params["timestamp"]) for params in faulty.posts)
-    assert 4_900 <= second - first <= 5_200
+    assert 4_900 <= second - first < 15_000  # five seconds, and what the machine was busy for
 
 
 async def test_a_clock_that_stays_wrong_is_an_error(faulty: FaultyExchange, client: BinanceExchange) -> None:

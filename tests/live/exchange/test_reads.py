@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 import traceback
 from decimal import Decimal
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -245,19 +245,23 @@ def test_replies_are_read_by_status_and_body() -> None:
         assert (caught.value.http_status, caught.value.code, caught.value.text) == (status, code, text)
 
 
-async def test_the_clock_takes_the_sample_with_the_shortest_round_trip() -> None:
+async def test_the_clock_takes_the_sample_with_the_shortest_round_trip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr("live.exchange.clock.time", SimpleNamespace(time=lambda: now[0]))
     clock = ExchangeClock(simulated=False)
-    delays = iter((0.05, 0.0, 0.02))
+    delays = iter((0.5, 0.004, 0.2))
 
     async def ask() -> int:
-        at = int(time.time() * 1000) + 2_000
-        await asyncio.sleep(next(delays))
+        at = round(now[0] * 1000) + 2_000
+        now[0] += next(delays)
         return at
 
     await clock.measure(ask)
-    assert 1_980 <= clock.offset_ms <= 2_001
-    assert clock.uncertainty_ms < 10
-    assert abs(clock.now_ms() - time.time() * 1000 - 2_000) < 25
+    assert clock.offset_ms == pytest.approx(1_998, abs=1e-6)
+    assert clock.uncertainty_ms == pytest.approx(2, abs=1e-6)
+    assert clock.now_ms() == pytest.approx(now[0] * 1000 + 1_998, abs=1)
 
 
 def test_a_simulated_clock_stands_where_it_was_last_seen() -> None:

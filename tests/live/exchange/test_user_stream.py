@@ -16,7 +16,7 @@ from live.exchange.sockets import StreamSettings
 from live.settings import Credentials
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from tests.live.exchange.conftest import FaultyExchange
 
@@ -43,7 +43,7 @@ def update(trade_id: int, order_id: int = 1, *, quantity: str = "1", client_id: 
 
 
 async def following(stream: AsyncIterator[UserEvent]) -> UserEvent:
-    return await asyncio.wait_for(anext(stream), 3)
+    return await asyncio.wait_for(anext(stream), 30)
 
 
 async def test_events_come_in_order_after_a_first_resync(
@@ -85,8 +85,9 @@ async def test_an_expired_listen_key_is_replaced(faulty: FaultyExchange, client:
 async def test_the_listen_key_is_kept_alive(faulty: FaultyExchange, client: BinanceExchange) -> None:
     stream = client.stream_user_events()
     await following(stream)
-    await asyncio.sleep(0.35)  # kept alive every 0.1 s
-    assert faulty.keep_alives >= 3
+    async with asyncio.timeout(30):
+        while faulty.keep_alives < 3:  # one each 0.1 s
+            await asyncio.sleep(0.01)
     assert len(faulty.sockets) == 1
     faulty.listen_key = "listen-key-2"  # the old one was closed elsewhere: keeping alive names another
     assert await following(stream) == Resync("the listen key had expired")
@@ -107,13 +108,21 @@ async def test_an_overflow_becomes_a_resync(faulty: FaultyExchange, client: Bina
     await following(stream)
     for trade_id in range(1, 61):  # the buffer holds 50
         await faulty.say(update(trade_id, trade_id))
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        while not _is_fill(stream._events, "60"):
+            await asyncio.sleep(0.01)
     events = [await following(stream)]
     assert events == [Resync("the buffer overflowed")]
     rest = [await following(stream) for _ in range(9)]
     assert [one.fill.trade_id for one in rest if isinstance(one, FillEvent)] == [
         str(n) for n in range(52, 61)
     ]
+
+
+def _is_fill(events: Sequence[UserEvent], trade_id: str) -> bool:
+    """Whether the newest event is this fill."""
+    newest = events[-1] if events else None
+    return isinstance(newest, FillEvent) and newest.fill.trade_id == trade_id
 
 
 async def test_streamed_fills_spare_the_question_for_them(

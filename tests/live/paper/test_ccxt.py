@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,7 +60,7 @@ async def advance(server: PaperServer, candles: int = 1) -> None:
 
 async def heard_streams(server: PaperServer, count: int) -> None:
     """Wait until so many streams are heard."""
-    for _ in range(200):
+    for _ in range(1200):
         if len(server.exchange.hub.names()) >= count:
             break
         await asyncio.sleep(0.05)
@@ -77,9 +78,12 @@ class Watcher:
         while True:
             self.seen.extend(await method(*arguments))
 
-    async def stop(self) -> list[Any]:
-        """End it, and return what came."""
-        await asyncio.sleep(0.2)
+    async def stop(self, until: Callable[[list[Any]], Any]) -> list[Any]:
+        """End it once what came is enough, or nothing more can be hoped for; and return it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                while not (self.seen and until(self.seen)):
+                    await asyncio.sleep(0.01)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         return self.seen
@@ -173,7 +177,11 @@ async def test_a_day(server: PaperServer, exchange: Any) -> None:
         (0.5, START_MS + 16 * HOUR_MS),
     ]
 
-    heard_orders, heard_trades, heard_hours = await orders.stop(), await own_trades.stop(), await hours.stop()
+    heard_orders = await orders.stop(
+        lambda seen: [o["status"] for o in seen if o["id"] == part["id"]][-1:] == ["canceled"]
+    )
+    heard_trades = await own_trades.stop(lambda seen: len(seen) >= len(trades))
+    heard_hours = await hours.stop(lambda seen: seen[-1][0] >= START_MS + 23 * HOUR_MS)
     assert [one["id"] for one in heard_trades] == [one["id"] for one in trades]
     assert {one["clientOrderId"] for one in heard_orders} >= {"ccxt-1", part["clientOrderId"]}
     assert [one["status"] for one in heard_orders if one["id"] == part["id"]][-1] == "canceled"
@@ -208,7 +216,14 @@ async def test_market_streams(server: PaperServer, exchange: Any) -> None:
     }
     await heard_streams(server, len(watchers))
     await advance(server, 2)
-    seen = {name: await watcher.stop() for name, watcher in watchers.items()}
+    complete: dict[str, Callable[[list[Any]], Any]] = {
+        "ticker": lambda heard: len(heard) >= 2,
+        "book": lambda heard: heard[-1]["bids"] and heard[-1]["bids"][0][0] == 49_700.0,
+        "trades": lambda heard: len(heard) >= 2,
+        "mark": lambda heard: heard[-1]["markPrice"] == 49_700.0,
+        "best": lambda heard: heard[-1][BTC]["ask"] == 49_700.1,
+    }
+    seen = {name: await watcher.stop(complete[name]) for name, watcher in watchers.items()}
     assert [one["last"] for one in seen["ticker"]] == [50_000.0, 49_700.0]
     assert (seen["ticker"][-1]["low"], seen["ticker"][-1]["open"]) == (49_600.0, 50_000.0)
     assert seen["book"][-1]["bids"][0] == [49_700.0, 100.0]

@@ -107,7 +107,7 @@ def test_an_error_ends_the_process_with_code_2_and_no_traceback() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert (result.returncode, "Traceback" in result.stderr) == (2, False)
     assert "speed is 'fast'" in result.stderr
@@ -151,7 +151,7 @@ def test_an_exchange_with_two_accounts_follows_another(market) -> None:
         state = get(f"{url}/paper/state")
         assert (state["follows"], state["symbols"], state["index"]) == (source.rest_url, ["BTCUSDT"], 5)
         source.advance(3)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while get(f"{url}/paper/state")["index"] != 8:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -225,7 +225,7 @@ async def test_eleven_messages_in_a_second_are_too_many(alice: PaperClient) -> N
     for n in range(11):
         await socket.send_json({"method": "LIST_SUBSCRIPTIONS", "id": n})
     assert [(await receive(socket))["id"] for _ in range(10)] == list(range(10))
-    assert (await asyncio.wait_for(socket.receive(), 5)).type is aiohttp.WSMsgType.CLOSE
+    assert (await asyncio.wait_for(socket.receive(), 30)).type is aiohttp.WSMsgType.CLOSE
     assert socket.close_code == 1008
 
 
@@ -238,7 +238,7 @@ async def test_listen_keys_end_without_a_candle(alice: PaperClient) -> None:
 
 async def test_pings_and_a_client_that_does_not_answer(market) -> None:
     exchange = PaperExchange(ReplayFeed(market({"BTCUSDT": [(100.0,) * 4] * 3}), 1))
-    server = PaperServer(exchange, ping_every_s=0.1, pong_within_s=0.2)
+    server = PaperServer(exchange, ping_every_s=0.1, pong_within_s=1.0)
     server._run_in_thread()
     try:
         async with aiohttp.ClientSession() as session:
@@ -247,7 +247,7 @@ async def test_pings_and_a_client_that_does_not_answer(market) -> None:
             reading = asyncio.create_task(answering.receive())
             seen = []
             while not deaf.closed:
-                seen.append((await asyncio.wait_for(deaf.receive(), 5)).type)
+                seen.append((await asyncio.wait_for(deaf.receive(), 30)).type)
             assert seen[0] is aiohttp.WSMsgType.PING
             assert deaf.close_code == 1011
             assert not reading.done()

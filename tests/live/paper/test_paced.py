@@ -92,8 +92,9 @@ def test_feed_settings_are_checked(market) -> None:
 
 
 async def test_a_paced_replay_on_the_wire(market) -> None:
-    # Four minutes at 120 times: half a second each, funding inside none, a stop at 49000 in the second.
-    rows = [(50_000.0, 50_100.0, 49_900.0, 50_000.0)] * 2 + [(50_000.0, 50_100.0, 48_000.0, 48_500.0)] * 2
+    # Six minutes at 120 times, half a second each; the first ones are for the client to connect in.
+    quiet, falling = (50_000.0, 50_100.0, 49_900.0, 50_000.0), (50_000.0, 50_100.0, 48_000.0, 48_500.0)
+    rows = [quiet] * 5 + [falling] * 2
     feed = ReplayFeed(market({"BTCUSDT": rows}, interval="1m"), 1, speed=120.0)
     with PaperServer.start(feed, [PaperAccount()]) as server:
         account = server.exchange.engine.accounts["paper"]
@@ -106,12 +107,12 @@ async def test_a_paced_replay_on_the_wire(market) -> None:
             first = await session.get(f"{server.rest_url}/fapi/v1/time")
             begun = (await first.json())["serverTime"]
             klines = []
-            while sum(event["k"]["x"] for event in klines) < 3:
-                message = await asyncio.wait_for(socket.receive_json(), 5)
+            while sum(event["k"]["x"] and event["k"]["l"] == "48000.0" for event in klines) < 2:
+                message = await asyncio.wait_for(socket.receive_json(), 30)
                 if message["data"]["e"] == "kline":
                     klines.append(message["data"])
             state = await asyncio.to_thread(server.state)
-    closed = [event["k"] for event in klines if event["k"]["x"]]
+    closed = [event["k"] for event in klines if event["k"]["x"]][-3:]
     assert [(k["o"], k["h"], k["l"], k["c"]) for k in closed] == [
         ("50000.0", "50100.0", "49900.0", "50000.0"),
         ("50000.0", "50100.0", "48000.0", "48500.0"),

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -397,7 +398,10 @@ async def trade_until_killed(process: Process, told: Told, rng: random.Random, r
                     alice.time_ms += HOUR_MS
 
         async def kill() -> None:
-            await asyncio.sleep(rng.uniform(0.02, 0.5))
+            goal, patience_s = len(told.accepted) + rng.randint(11, 40), time.monotonic() + 60
+            while len(told.accepted) < goal and time.monotonic() < patience_s:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(rng.uniform(0, 0.01))
             process.kill()
 
         # Whoever talks to a killed process hears of it in one way or another.

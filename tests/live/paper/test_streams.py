@@ -26,7 +26,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def heard(socket: aiohttp.ClientWebSocketResponse) -> Any:
-    return json.loads((await asyncio.wait_for(socket.receive(), 5)).data)
+    return json.loads((await asyncio.wait_for(socket.receive(), 30)).data)
 
 
 async def advance(server: PaperServer) -> None:

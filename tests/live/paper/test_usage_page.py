@@ -46,7 +46,7 @@ def test_every_snippet_is_known() -> None:
 def test_a_snippet_runs(server: PaperServer, number: int) -> None:
     code = SNIPPETS[number].replace("127.0.0.1:8899", f"127.0.0.1:{server.port}")
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import websockets
 
 from envs.errors import ConfigError
 from live.paper.account import PaperAccount
@@ -53,15 +54,15 @@ async def test_a_lost_reply(alice: PaperClient, kind: str, exists: bool) -> None
 
 async def test_a_lost_reply_may_be_awaited_in_vain_first(alice: PaperClient) -> None:
     await alice.fault("lost_after", delay_ms=60_000, **POST_ORDER)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(alice.order(newClientOrderId="hangs"), 0.3)
-    assert len(await alice.orders()) == 1
+    hanging = asyncio.create_task(alice.order(newClientOrderId="hangs"))
+    await until_orders(alice, 1)
+    assert not (await asyncio.wait({hanging}, timeout=0.2))[0]
+    hanging.cancel()
 
 
 async def test_a_delay_before_acceptance_lets_others_pass(alice: PaperClient) -> None:
-    await alice.fault("delay_before", client_id="slow", delay_ms=300)
+    await alice.fault("delay_before", client_id="slow", delay_ms=1_000)
     slow = asyncio.create_task(alice.order(newClientOrderId="slow"))
-    await asyncio.sleep(0.05)
     assert (await alice.order(newClientOrderId="fast")).body["orderId"] == 1
     assert (await slow).body["orderId"] == 2
 
@@ -70,10 +71,16 @@ async def test_a_delay_after_acceptance_holds_up_the_reply_only(alice: PaperClie
     await alice.fault("delay_after", client_id="slow", delay_ms=300)
     began_s = time.monotonic()
     slow = asyncio.create_task(alice.order(newClientOrderId="slow"))
-    await asyncio.sleep(0.1)
-    assert len(await alice.orders()) == 1
+    await until_orders(alice, 1)
     assert (await slow).status == 200
     assert time.monotonic() - began_s >= 0.3
+
+
+async def until_orders(alice: PaperClient, count: int) -> None:
+    """Wait until the exchange has so many orders."""
+    async with asyncio.timeout(30):
+        while len(await alice.orders()) < count:
+            await asyncio.sleep(0.01)
 
 
 # --- error replies ------------------------------------------------------------------------------------
@@ -200,12 +207,12 @@ async def user_and_market(alice: PaperClient) -> tuple[Any, Any]:
 async def test_dropped_sockets(alice: PaperClient) -> None:
     user, market = await user_and_market(alice)
     assert (await alice.fault("drop_sockets", category="private"))["sockets"] == 1
-    message = await asyncio.wait_for(user.receive(), 5)
+    message = await asyncio.wait_for(user.receive(), 30)
     assert (message.type, user.close_code) == (aiohttp.WSMsgType.CLOSED, 1006)  # no close frame
     await advance(alice)
     assert (await receive(market))["data"]["k"]["x"] is True
     assert (await alice.fault("close_sockets"))["sockets"] == 1
-    await asyncio.wait_for(market.receive(), 5)
+    await asyncio.wait_for(market.receive(), 30)
     assert market.close_code == 1001
 
 
@@ -225,14 +232,12 @@ async def test_half_open_sockets_answer_no_ping(alice: PaperClient) -> None:
     await advance(alice)
     await market.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 1})
     assert await is_silent(market)
-    async with aiohttp.ClientSession() as session:
-        beating = await session.ws_connect(alice.server.ws_url + "market/ws/btcusdt@kline_1h", heartbeat=0.2)
-        await asyncio.sleep(0.5)
-        assert not beating.closed  # pongs come
+    url = alice.server.ws_url + "market/ws/btcusdt@kline_1h"
+    async with websockets.connect(url, ping_interval=None, close_timeout=0.1) as beating:
+        await asyncio.wait_for(await beating.ping(), 30)
         await alice.fault("half_open_sockets")
-        message = await asyncio.wait_for(beating.receive(), 5)
-        assert message.type in (aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSED)
-        await beating.close()
+        pong = await beating.ping()
+        assert not (await asyncio.wait({pong}, timeout=0.3))[0]
 
 
 async def test_an_announced_shutdown(alice: PaperClient) -> None:
@@ -242,7 +247,7 @@ async def test_an_announced_shutdown(alice: PaperClient) -> None:
     event = {"e": "serverShutdown", "E": alice.now_ms()}
     assert await receive(raw) == event
     assert await receive(enveloped) == {"event": event}
-    assert (await asyncio.wait_for(raw.receive(), 5)).type is aiohttp.WSMsgType.CLOSE
+    assert (await asyncio.wait_for(raw.receive(), 30)).type is aiohttp.WSMsgType.CLOSE
 
 
 async def test_an_expired_listen_key(alice: PaperClient) -> None:
@@ -314,12 +319,12 @@ async def test_a_socket_that_breaks_at_an_event(alice: PaperClient) -> None:
     user = await alice.hear(f"private/ws/{await alice.listen_key()}")
     await alice.fault("stream_drop", event="TRADE_LITE")
     await alice.order()
-    assert (await asyncio.wait_for(user.receive(), 5)).type in (
+    assert (await asyncio.wait_for(user.receive(), 30)).type in (
         aiohttp.WSMsgType.TEXT,  # NEW may be out already
         aiohttp.WSMsgType.CLOSED,
     )
     while not user.closed:
-        await asyncio.wait_for(user.receive(), 5)
+        await asyncio.wait_for(user.receive(), 30)
     assert user.close_code == 1006
     assert held(alice) == Decimal("0.01")
 
@@ -406,19 +411,30 @@ async def test_money_that_comes_and_goes(alice: PaperClient) -> None:
         await alice.fault("transfer", api_key="alice", amount_usdt="-8001")
 
 
+async def answers(alice: PaperClient) -> bool:
+    """Whether the exchange takes connections."""
+    try:
+        return (await alice.public("/fapi/v1/ping")).status == 200
+    except aiohttp.ClientConnectorError:
+        return False
+    except aiohttp.ClientError:
+        return True  # cut while it was asked
+
+
 async def test_a_restart_refuses_connections_and_keeps_the_state(alice: PaperClient) -> None:
     user, market = await user_and_market(alice)
     await alice.order(quantity="0.05")
     assert (await receive(user))["e"] == "ORDER_TRADE_UPDATE"
-    await alice.fault("restart", delay_ms=400)
-    await asyncio.sleep(0.2)
-    with pytest.raises(aiohttp.ClientConnectorError):
-        await alice.public("/fapi/v1/ping")
+    await alice.fault("restart", delay_ms=1_500)
+    async with asyncio.timeout(30):
+        while await answers(alice):
+            await asyncio.sleep(0.01)
     while not (user.closed and market.closed):
         for socket in (user, market):
-            await asyncio.wait_for(socket.receive(), 5)
-    await asyncio.sleep(0.5)
-    assert (await alice.public("/fapi/v1/ping")).status == 200
+            await asyncio.wait_for(socket.receive(), 30)
+    async with asyncio.timeout(30):
+        while not await answers(alice):
+            await asyncio.sleep(0.01)
     assert held(alice) == Decimal("0.05")
     key = await alice.listen_key()
     user = await alice.hear(f"private/ws/{key}")
@@ -432,7 +448,7 @@ async def test_a_restart_does_not_hinder_the_end(market) -> None:
     with PaperServer.start(feed) as server:
         server.fault("restart", delay_ms=60_000)
         await asyncio.sleep(0.2)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 40
 
 
 # --- by a seed, and the control routes ----------------------------------------------------------------
@@ -473,7 +489,7 @@ def test_every_kind_of_fault_has_been_met_here() -> None:
 
 async def patiently(control: Callable[[], Any]) -> Any:
     """Call a control route, again while the exchange restarts."""
-    for _ in range(200):
+    for _ in range(3000):
         try:
             return await asyncio.to_thread(control)
         except OSError:
@@ -517,7 +533,7 @@ async def test_a_schedule_acts_at_candles(alice: PaperClient) -> None:
         assert (await reply.json())["schedule"]["limit"] == 1
     await advance(alice)
     while not market.closed:
-        await asyncio.wait_for(market.receive(), 5)
+        await asyncio.wait_for(market.receive(), 30)
     market = await alice.hear("market/ws/btcusdt@kline_1h")
     await advance(alice)
     assert (await receive(market))["e"] == "kline"

@@ -52,10 +52,10 @@ async def test_user_stream_tells_of_orders_and_triggers(client, sockets, advance
         assert {e["T"] for e in heard[1:]} == {AT_START_MS + HOUR_MS - 1}  # the close of the candle
 
 
-async def test_lock_step_klines(client, sockets, advance) -> None:
+async def test_lock_step_klines(server, client, sockets, advance) -> None:
     streams = ["btcusdt@kline_1h", "ethusdt@kline_1h", "btcusdt@kline_4h"]
     async with closing_soon(sockets.futures_multiplex_socket(streams)) as market:
-        await asyncio.sleep(0.1)
+        await until_heard(server, *streams)
         state = await advance(4)
         assert state == {"clock": AT_START_MS + 4 * HOUR_MS, "index": 104, "remaining": 56, "done": False}
         heard = [await receive(market) for _ in range(9)]
@@ -83,9 +83,9 @@ async def test_lock_step_klines(client, sockets, advance) -> None:
         assert (rows[0][0], rows[0][4]) == (longer["t"], longer["c"])
 
 
-async def test_single_kline_socket_speaks_continuous_klines(sockets, advance) -> None:
+async def test_single_kline_socket_speaks_continuous_klines(server, sockets, advance) -> None:
     async with closing_soon(sockets.kline_futures_socket("btcusdt", "1h")) as market:
-        await asyncio.sleep(0.1)
+        await until_heard(server, "btcusdt_perpetual@continuousKline_1h")
         await advance()
         event = await receive(market)
     assert (event["e"], event["ps"], event["ct"], event["k"]["x"]) == (
@@ -129,6 +129,13 @@ async def test_control_routes_refuse_nonsense(server, client, advance) -> None:
     assert rows[-1][6] < (await client.futures_time())["serverTime"]  # no open candle is left
 
 
+async def until_heard(server: PaperServer, *streams: str) -> None:
+    """Wait until the exchange knows who hears these streams."""
+    async with asyncio.timeout(30):
+        while not set(streams) <= set(server.exchange.hub.names()):
+            await asyncio.sleep(0.01)
+
+
 def closing_soon(socket: Any) -> Any:
     """The same socket, looking up from its wait often: it is closed only then, by default after 10 s."""
     socket.TIMEOUT = 0.1
@@ -136,8 +143,8 @@ def closing_soon(socket: Any) -> Any:
 
 
 async def receive(socket: Any) -> Any:
-    """The next message, within 5 s."""
-    return await asyncio.wait_for(socket.recv(), 5)
+    """The next message."""
+    return await asyncio.wait_for(socket.recv(), 30)
 
 
 async def test_funding_reaches_history_income_and_the_user_stream(market, client_for, socket_manager) -> None:

@@ -131,7 +131,7 @@ async def test_faults_strike_here_too(alice: PaperClient, socket: Any) -> None:
     assert (await ask(socket, "time"))["status"] == 502
     await alice.fault("lost_after", method="POST")
     await socket.send_json({"id": 1, "method": "order.place", "params": alice.ws_params(**ORDER)})
-    assert (await asyncio.wait_for(socket.receive(), 5)).type is aiohttp.WSMsgType.CLOSED
+    assert (await asyncio.wait_for(socket.receive(), 30)).type is aiohttp.WSMsgType.CLOSED
     assert len(await alice.orders()) == 3
 
 

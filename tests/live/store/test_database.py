@@ -212,5 +212,5 @@ def test_a_run_without_a_database_does_not_load_one() -> None:
     """The start of live.py is short, and SQLAlchemy's import is not."""
     heavy = ("sqlalchemy", "alembic", "psycopg", "live.store")
     code = f"import sys, live.cli; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=240)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")

@@ -87,7 +87,7 @@ async def _opened(two: Shared, agent: str):  # type: ignore[no-untyped-def]
 
 
 async def _read(stream, count: int) -> list[UserEvent]:  # type: ignore[no-untyped-def]
-    return [await asyncio.wait_for(anext(stream), 5) for _ in range(count)]
+    return [await asyncio.wait_for(anext(stream), 30) for _ in range(count)]
 
 
 def test_two_agents_read_one_stream_of_candles_each_in_full(tmp_path: Path) -> None:
