@@ -29,7 +29,7 @@ class OrderChecks:
         self._instruments = instruments
         self._prices = prices
         # Trigger orders that this connector placed and did not cancel, and how many others were there when last read.
-        self._own: dict[str, str] = {}
+        self._own: dict[str, TriggerReport] = {}
         self._others = 0
 
     async def order(self, order: Order) -> None:
@@ -75,17 +75,17 @@ class OrderChecks:
         """All trigger orders of the account were read."""
         with reading("the open orders"):
             there = {str(row["clientAlgoId"]) for row in rows}
-        self._own = {name: symbol for name, symbol in self._own.items() if name in there}
+        self._own = {name: report for name, report in self._own.items() if name in there}
         self._others = len(there) - len(self._own)
 
     def placed(self, report: TriggerReport) -> None:
         """A trigger order rests."""
-        self._own[report.client_order_id] = report.symbol
+        self._own[report.client_order_id] = report
 
-    def cancelled(self, client_order_id: str) -> None:
-        """A trigger order is gone."""
-        self._own.pop(client_order_id, None)
+    def cancelled(self, client_order_id: str) -> TriggerReport | None:
+        """A trigger order is gone; what the exchange said when this connector placed it, if it did."""
+        return self._own.pop(client_order_id, None)
 
     def cancelled_all(self, symbol: str) -> None:
         """All trigger orders of a symbol are gone."""
-        self._own = {name: other for name, other in self._own.items() if other != symbol}
+        self._own = {name: report for name, report in self._own.items() if report.symbol != symbol}

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from envs.account import ZERO, Fill, Order
@@ -161,17 +162,23 @@ class Orders:
     async def cancel_trigger(self, symbol: str, client_order_id: str) -> TriggerReport | None:
         """Cancel a trigger order and tell how it ended; one that is gone already is no error."""
         with reducing_risk():
-            await self._cancel(symbol, clientAlgoId=client_order_id)
-            self._checks.cancelled(client_order_id)
+            accepted = await self._cancel(symbol, clientAlgoId=client_order_id)
+            placed = self._checks.cancelled(client_order_id)
+            if accepted and placed is not None:
+                return replace(placed, status="CANCELED")
+            # It may have triggered; or another placed it.
             found = await self._find_trigger(symbol, client_order_id)
             return None if found is None else parse.trigger_report(found)
 
-    async def _cancel(self, symbol: str, **name: Any) -> None:
+    async def _cancel(self, symbol: str, **name: Any) -> bool:
+        """Cancel an order; whether there was one to cancel."""
         try:
             await self._rest.read("futures_cancel_order", symbol=symbol, **name)
         except ExchangeError as error:
             if error.code not in (UNKNOWN_ORDER, ORDER_DOES_NOT_EXIST):
                 raise
+            return False
+        return True
 
     async def open_orders(self, symbol: str | None) -> list[OpenOrder]:
         """Resting orders of both kinds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,7 @@ from live.exchange.base import (
     client_order_id,
 )
 from live.exchange.binance import BinanceExchange
+from live.exchange.rest import BinanceRest
 from live.paper.account import PaperAccount
 from live.paper.feeds import ReplayFeed, synthetic_feed
 from live.paper.runtime import PaperServer
@@ -210,7 +212,9 @@ async def test_refusals_of_the_exchange(
     assert (await exchange.account()).wallet_usdt == 1000
 
 
-async def test_triggers_rest_are_listed_and_cancelled(exchange: BinanceExchange) -> None:
+async def test_triggers_rest_are_listed_and_cancelled(
+    exchange: BinanceExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await exchange.place(buy("0.01"))
     stop = TriggerOrder(
         "BTCUSDT", Side.SELL, TriggerKind.STOP, Decimal("49000"), name(1, Leg.STOP), Decimal("0.01")
@@ -224,9 +228,18 @@ async def test_triggers_rest_are_listed_and_cancelled(exchange: BinanceExchange)
     assert listed[name(1, Leg.STOP)].quantity == Decimal("0.01")
     assert listed[name(1, Leg.TAKE_PROFIT)].quantity == 0  # closes whatever there is
     assert all(one.is_trigger and one.reduce_only and one.side is Side.SELL for one in listed.values())
+    asked: list[str] = []
+    send = BinanceRest.send
+
+    async def listed_send(rest: BinanceRest, method: str, **params: Any) -> Any:
+        asked.append(method)
+        return await send(rest, method, **params)
+
+    monkeypatch.setattr(BinanceRest, "send", listed_send)
     cancelled = await exchange.cancel_trigger("BTCUSDT", first.client_order_id)
     assert cancelled is not None
     assert cancelled.status == "CANCELED"
+    assert asked == ["futures_cancel_order"]  # what it cancelled is known
     assert await exchange.cancel_trigger("BTCUSDT", first.client_order_id) == cancelled
     assert await exchange.cancel_trigger("BTCUSDT", "unknown") is None
     assert [one.order_id for one in await exchange.open_orders()] == [second.trigger_id]
