@@ -96,6 +96,7 @@ class FaultBook:
     _dealt: int = 0
     _seen: Counter[str] = field(default_factory=Counter)
     _row: Counter[str] = field(default_factory=Counter)
+    _struck: Counter[str] = field(default_factory=Counter)
 
     @property
     def idle(self) -> bool:
@@ -123,7 +124,7 @@ class FaultBook:
         self.draw_by(None)
 
     def as_json(self) -> dict[str, Any]:
-        """What is armed, the schedule, and the newest strikes."""
+        """What is armed, the schedule, how often each kind has struck, and the newest strikes."""
         return {
             "armed": [
                 {
@@ -135,11 +136,13 @@ class FaultBook:
             ],
             "schedule": None if self.schedule is None else self.schedule.model_dump(mode="json"),
             "dealt": self._dealt,
+            "struck": dict(sorted(self._struck.items())),
             "log": list(self.log),
         }
 
     def note(self, kind: str, what: str) -> None:
-        """Keep a strike in the log."""
+        """Count a strike, and keep it in the log."""
+        self._struck[kind] += 1
         self.log.append({"kind": kind, "what": what})
 
     def for_request(self, asked: Asked) -> RequestFault | None:

@@ -166,7 +166,7 @@ def paper_server(market: Market, *, first: int = 0, wallet: str = "10000") -> It
 @contextmanager
 def shared(
     server: PaperServer,
-    database: Path,
+    database: Path | str,
     settings: SharedAccountSettings,
     *,
     leverage: int = 10,

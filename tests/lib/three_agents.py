@@ -1,14 +1,20 @@
-"""Agents that trade at random on one shared account, each in a thread of its own; also as a process, to be killed.
+"""Agents that trade at random on one shared account, each in a thread of its own; also as processes, to be killed.
 
-`python tests/lib/three_agents.py URL DATABASE SEED UNTIL`
+`python tests/lib/three_agents.py` imports everything once, then forks a process for every line of its input (a
+`Session` as JSON), which it answers with the process's id and, at its end, with its exit code.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 import sys
 import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -36,16 +42,73 @@ from live.venues import LockStep
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "XRPUSDT", "DOGEUSDT", "ADAUSDT")
 INTERVAL_MS = 60 * MINUTE_MS
-LEVERAGE = 8.0
-CAPITAL = {"calm": "3000", "wild": "2500", "LLM-A": "2000"}
-SETTINGS = SharedAccountSettings.parse(
-    {
-        "agents": {name: {"capital_usdt": amount} for name, amount in CAPITAL.items()},
-        "symbols": SYMBOLS,
-        "watch_s": 1.0,
-        "close_delay_s": 0.02,
-    }
-)
+CAPITAL = {"calm": Decimal(3000), "wild": Decimal(2500), "LLM-A": Decimal(2000)}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an agent trades. Every candle it draws new targets for a share `churn` of the contracts, or, `all_in`, with
+    that chance one contract for all of its money."""
+
+    leverage: float
+    churn: float
+    size: float
+    rebalance_band: float
+    stop_loss_fraction: float = 0.0
+    take_profit_fraction: float = 0.0
+    exchange_leverage: int | None = None
+    all_in: bool = False
+
+    def draw(self, targets: Any, dice: np.random.Generator) -> Any:
+        """The next targets."""
+        new = targets.copy()
+        if self.all_in:
+            if dice.random() < self.churn:
+                new[:] = 0.0
+                new[dice.integers(len(SYMBOLS))] = dice.choice((-1, 1)) * dice.uniform(0.6, self.size)
+            return new
+        drawn = dice.random(len(SYMBOLS)) < self.churn
+        wanted = dice.uniform(-self.size, self.size, len(SYMBOLS)) * dice.integers(0, 3, len(SYMBOLS)).clip(
+            0, 1
+        )
+        new[drawn] = wanted[drawn]
+        return new
+
+
+# Stop and take-profit are so near that a candle often reaches both. An hour's move is more than 1 %, so that who is
+# all in at 25 times its money without a stop is liquidated before long.
+STYLES = {
+    "calm": Style(8.0, 0.3, 0.15, 0.1, 0.01, 0.012),
+    "LLM-A": Style(8.0, 0.3, 0.5, 0.3, 0.01, 0.012),
+    "wild": Style(25.0, 0.25, 1.0, 10.0, exchange_leverage=40, all_in=True),
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a process does: so many candles, with the agents' capital as it is now. `looks` gets a line per candle."""
+
+    url: str
+    database: str
+    seed: int
+    candles: int
+    capital: Mapping[str, str]
+    log: str
+    looks: str
+
+
+def settings_for(capital: Mapping[str, Any]) -> SharedAccountSettings:
+    """The account's settings."""
+    return SharedAccountSettings.parse(
+        {
+            "agents": {name: {"capital_usdt": amount} for name, amount in capital.items()},
+            "symbols": SYMBOLS,
+            "watch_s": 1.0,
+            "close_delay_s": 0.02,
+        }
+    )
+
+
 _FEATURES = FeatureConfig.model_validate({"indicators": [{"name": "high_low_range"}]})
 _TRIES = 40
 
@@ -57,8 +120,11 @@ class ViolationError(AssertionError):
 class Together:
     """Has the next candle played once every agent has asked for it, after looking at the books."""
 
-    def __init__(self, account: SharedAccount, lock_step: LockStep, agents: int, until: int) -> None:
+    def __init__(
+        self, account: SharedAccount, lock_step: LockStep, agents: int, until: int, looks: Path
+    ) -> None:
         self._account = account
+        self._looks = looks
         self._lock_step = lock_step
         self._agents = agents
         self._left = until
@@ -84,6 +150,8 @@ class Together:
         try:
             await look(self._account)
             self.checks += 1
+            with self._looks.open("a") as file:
+                file.write(f"{opposite(self._account)}\n")
             answer = await self._lock_step.request_candle() if self._left else None
             self._left -= 1 if self._left else 0
             more = bool(answer) and self._left > 0 if answer is not None else None
@@ -114,6 +182,15 @@ async def look(account: SharedAccount) -> None:
     raise problem
 
 
+def opposite(account: SharedAccount) -> int:
+    """In how many contracts two agents stand against each other."""
+    found = 0
+    for book in account.ledger.books(account.account):
+        held = [state.p1 for name, state in book.positions.items() if name in CAPITAL]
+        found += any(one > 0 for one in held) and any(one < 0 for one in held)
+    return found
+
+
 class Trader(threading.Thread):
     """Sends random targets through the whole live stack, one episode after another."""
 
@@ -125,6 +202,7 @@ class Trader(threading.Thread):
         self._bridge = bridge
         self._together = together
         self._dice = np.random.default_rng(seed)
+        self._targets = np.zeros(len(SYMBOLS))
         self.error: BaseException | None = None
         self.steps = 0
         self.endings: list[str] = []
@@ -139,17 +217,18 @@ class Trader(threading.Thread):
             self._bridge.call(self._together.leave())
 
     def _episode(self) -> bool:
-        account = self._account.agent(self.name)
+        account, style = self._account.agent(self.name), STYLES[self.name]
         config = EnvConfig.parse(
             {
                 "window_size": 1,
-                "max_leverage": LEVERAGE,
+                "max_leverage": style.leverage,
+                "exchange_leverage": style.exchange_leverage,
                 "slippage_bps": 0.0,
                 "action": {
                     "scheme": "target",
-                    "rebalance_band": 0.0,
-                    "stop_loss_fraction": 0.01,
-                    "take_profit_fraction": 0.012,
+                    "rebalance_band": style.rebalance_band,
+                    "stop_loss_fraction": style.stop_loss_fraction,
+                    "take_profit_fraction": style.take_profit_fraction,
                 },
             }
         )
@@ -193,19 +272,18 @@ class Trader(threading.Thread):
 
     def _step(self, stack: StepLog) -> Any:
         self.steps += 1
-        size = {"calm": 0.15, "wild": 1.0}.get(self.name, 0.5)
-        action = self._dice.uniform(-size, size, len(SYMBOLS)) * self._dice.integers(0, 2, len(SYMBOLS))
-        stack.execute(stack.plan(action))
+        self._targets = STYLES[self.name].draw(self._targets, self._dice)
+        stack.execute(stack.plan(self._targets))
         return stack.advance()
 
 
-def trade(url: str, database: str, seed: int, candles: int) -> list[Trader]:
+def trade(session: Session) -> list[Trader]:
     """Trade so many candles; every agent's thread when it is done.
 
     Raises:
         ViolationError: the invariant did not hold before a candle.
     """
-    ledger = Ledger.open(database)
+    url, ledger = session.url, Ledger.open(session.database)
     with LoopThread() as bridge:
         exchange = BinanceExchange(
             paper_venue(url, url.replace("http", "ws", 1)),
@@ -224,16 +302,17 @@ def trade(url: str, database: str, seed: int, candles: int) -> list[Trader]:
                 try:
                     bridge.call(exchange.connect())
                     sync = TradeSync(exchange, ledger, symbols=SYMBOLS, settings=settings)
-                    account = SharedAccount(exchange, ledger, sync, SETTINGS)
+                    account = SharedAccount(exchange, ledger, sync, settings_for(session.capital))
                     bridge.call(account.start())
                     break
                 except ExchangeError:
                     if attempt == _TRIES - 1:
                         raise
             assert account is not None
-            together = Together(account, lock_step, len(CAPITAL), candles)
+            together = Together(account, lock_step, len(CAPITAL), session.candles, Path(session.looks))
             traders = [
-                Trader(name, account, bridge, together, seed + number) for number, name in enumerate(CAPITAL)
+                Trader(name, account, bridge, together, 100 * session.seed + number)
+                for number, name in enumerate(CAPITAL)
             ]
             for one in traders:
                 one.start()
@@ -252,8 +331,32 @@ def trade(url: str, database: str, seed: int, candles: int) -> list[Trader]:
             ledger.close()
 
 
+def run_forked(session: Session) -> int:
+    """A process that trades, from its fork to its end; its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        with open(session.log, "a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            logging.basicConfig(level=logging.ERROR)
+            try:
+                for trader in trade(session):
+                    endings = {one for one in trader.endings if one}
+                    print(trader.name, trader.steps, len(trader.endings), endings, flush=True)
+                code = 0
+            except BaseException:  # noqa: BLE001  (told by the exit code)
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.ERROR)
-    done = trade(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    for trader in done:
-        print(trader.name, trader.steps, Decimal(len(trader.endings)), set(trader.endings), flush=True)
+    for line in sys.stdin:
+        child = run_forked(Session(**json.loads(line)))
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
