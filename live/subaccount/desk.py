@@ -40,6 +40,10 @@ ABOVE_LEVERAGE_CAP = -2027
 
 Key = tuple[str, str]
 _PADDING = Decimal("1.5")
+_REMEMBERED = 1_000
+
+TRIGGER_ENDED = frozenset({"FINISHED", "CANCELED", "REJECTED", "EXPIRED"})
+"""What becomes of a trigger for good."""
 
 
 @dataclass(slots=True)
@@ -67,6 +71,8 @@ class SharedDesk:
         # Orders whose end is not known, by symbol and id.
         self._in_flight: dict[str, dict[str, _Flight]] = {}
         self._triggers: dict[Key, dict[str, Side]] = {}
+        self._cancelling: dict[str, asyncio.Lock] = {}
+        self._cancelled: dict[str, TriggerReport] = {}
         self._marked_ms = 0
         self.halted = ""
         self.closing: set[str] = set()
@@ -302,8 +308,19 @@ class SharedDesk:
                 raise
 
     async def cancel_trigger(self, agent: str, symbol: str, client_id: str) -> TriggerReport | None:
-        """Cancel an agent's trigger; see `Exchange.cancel_trigger`."""
-        report = await self._exchange.cancel_trigger(symbol, client_id)
+        """Cancel an agent's trigger; see `Exchange.cancel_trigger`.
+
+        The agent and its account often want the same one gone, when its position is: the exchange is asked once.
+        """
+        async with self._cancelling.setdefault(client_id, asyncio.Lock()):
+            report = self._cancelled.get(client_id)
+            if report is None:
+                report = await self._exchange.cancel_trigger(symbol, client_id)
+                if report is not None and report.status in TRIGGER_ENDED:
+                    self._cancelled[client_id] = report
+                    if len(self._cancelled) > _REMEMBERED:
+                        del self._cancelled[next(iter(self._cancelled))]
+        self._cancelling.pop(client_id, None)
         self.ended(agent, symbol, client_id)
         return report
 
@@ -332,11 +349,11 @@ class SharedDesk:
             for client_id, side in list(self._triggers.get((agent, symbol), {}).items()):
                 if side.sign * held >= 0:
                     await self.cancel_trigger(agent, symbol, client_id)
-            excess = self._view.own_fills(agent, symbol).excess
+            excess = (await self._view.own_fills(agent, symbol)).excess
             if excess:
                 _LOG.warning("%s: %s has an excess of %s, closing it", symbol, agent, excess)
                 await self._close(agent, symbol, excess, mark)
-            return not self._view.own_fills(agent, symbol).excess
+            return not (await self._view.own_fills(agent, symbol)).excess
 
 
 def _refuse(order: Order, code: int | None, why: str) -> NoReturn:

@@ -11,9 +11,10 @@ from decimal import Decimal
 from envs.account import ZERO
 from envs.errors import ExchangeError, OrderRejectedError
 from envs.risk import RiskState, RiskStore, drawdown_fraction, fresh_state, transfer_scale
+from live.ledger.queries import Where, trades
 from live.store.journal import Emergency, Journal
 from live.subaccount.desk import REDUCE_ONLY_REJECT, SharedDesk
-from live.subaccount.own_fills import HALT_MARK, LIQUIDATION_MARK
+from live.subaccount.own_fills import HALT_MARK, LIQUIDATION_MARK, RunInThread, mark_of
 from live.subaccount.view import AccountView
 
 _LOG = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Keeper:
         journal: where liquidations and halts are written down.
         store: keeps the account's peak equity and a halt across restarts; None forgets them.
         now_ms: the exchange's clock.
+        run: does what reads or writes the database.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class Keeper:
         journal: Journal,
         store: RiskStore | None,
         now_ms: Callable[[], int],
+        run: RunInThread,
     ) -> None:
+        self._run = run
         self._view = view
         self._desk = desk
         self._journal = journal
@@ -48,7 +52,7 @@ class Keeper:
 
     # The account as a whole
 
-    def start(self, *, acknowledge: bool) -> None:
+    async def start(self, *, acknowledge: bool) -> None:
         """Take over peak and halt from before; a halt stays unless it is acknowledged."""
         stored = self._store.load() if self._store is not None else None
         equity, capital = self._view.equity_usdt(), self._view.capital_usdt()
@@ -56,11 +60,11 @@ class Keeper:
             stored = replace(fresh_state(equity, self._now_ms()), initial_equity_usdt=capital)
         elif stored.halted_reason and acknowledge:
             stored = replace(stored, halted_reason="", peak_equity_usdt=equity)
-            self._journal.acknowledge(self._view.account, self._now_ms())
+            await self._run(self._journal.acknowledge, self._view.account, self._now_ms())
         self._state = stored
         self._desk.halted = stored.halted_reason
-        self._save()
-        self._find_unfinished()
+        await self._save()
+        await self._run(self._find_unfinished)
 
     @property
     def state(self) -> RiskState:
@@ -68,11 +72,11 @@ class Keeper:
         assert self._state is not None, "start() first"
         return self._state
 
-    def _save(self) -> None:
+    async def _save(self) -> None:
         if self._store is not None:
-            self._store.save(self.state)
+            await asyncio.to_thread(self._store.save, self.state)
 
-    def check_account(self) -> str:
+    async def check_account(self) -> str:
         """Mark the account at the newest prices; why it must halt, empty when it need not."""
         before, limits = self.state, self._view.settings.limits
         equity, capital = self._view.equity_usdt(), self._view.capital_usdt()
@@ -102,7 +106,7 @@ class Keeper:
         self._state = state
         self._desk.halted = reason
         if state != before:
-            self._save()  # a halt is stored before the first order is sent
+            await self._save()  # a halt is stored before the first order is sent
         return reason
 
     async def halt(self, reason: str) -> bool:
@@ -115,7 +119,7 @@ class Keeper:
         if tries or not self._recorded_halt:
             self._recorded_halt = True
             after = view.equity_usdt()
-            self._record("", reason, before, after, tries, failures, succeeded=flat)
+            await self._record("", reason, before, after, tries, failures, succeeded=flat)
         return flat
 
     # One agent
@@ -140,8 +144,13 @@ class Keeper:
             opened = [state.opened_ms for state in self._view.positions(agent).values()]
             if not opened:
                 continue
-            begun_ms = max(self._view.own_fills(agent, s).liquidated_ms() for s in self._view.instruments)
-            if begun_ms > done_ms.get(agent, 0) and min(opened) <= begun_ms:
+            since = Where(self._view.account, agent=agent, since_ms=min(opened))
+            begun_ms = [
+                fill.time_ms
+                for fill in trades(self._view.ledger.store, since)
+                if mark_of(fill.client_order_id) == LIQUIDATION_MARK
+            ]
+            if max(begun_ms, default=0) > done_ms.get(agent, 0):
                 self._unfinished[agent] = "virtual liquidation, begun before a restart"
 
     async def liquidate(self, agent: str, reason: str) -> bool:
@@ -161,7 +170,7 @@ class Keeper:
         else:
             self._unfinished[agent] = reason
         after = view.margins(agent).equity_usdt
-        self._record(agent, reason, before, after, tries, failures, succeeded=flat)
+        await self._record(agent, reason, before, after, tries, failures, succeeded=flat)
         return flat
 
     def _open(self, agents: Iterable[str]) -> list[tuple[str, str, Decimal]]:
@@ -197,7 +206,7 @@ class Keeper:
                         failures.append(str(error))
         return rounds
 
-    def _record(
+    async def _record(
         self,
         agent: str,
         reason: str,
@@ -210,7 +219,8 @@ class Keeper:
     ) -> None:
         state, limit = self.state, self._view.settings.limits.max_drawdown_fraction
         whole = not agent
-        self._journal.emergency(
+        await self._run(
+            self._journal.emergency,
             Emergency(
                 exchange=self._view.account,
                 agent=agent,
@@ -224,5 +234,5 @@ class Keeper:
                 succeeded=succeeded,
                 limit_fraction=limit if whole else None,
                 failures=tuple(failures),
-            )
+            ),
         )

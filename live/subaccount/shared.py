@@ -62,9 +62,9 @@ class SharedAccount:
         self.sync = sync
         self.settings = settings
         self.account = sync.account
-        self.view = AccountView(ledger, self.account, settings)
+        self.view = AccountView(ledger, self.account, settings, sync.run)
         self.desk = SharedDesk(exchange, sync, self.view)
-        self.keeper = Keeper(self.view, self.desk, Journal(ledger.store), store, exchange.now_ms)
+        self.keeper = Keeper(self.view, self.desk, Journal(ledger.store), store, exchange.now_ms, sync.run)
         self.candles = CandleHub(exchange, settings.symbols, self._on_candle)
         self.verify = Joined(self._verify)
         self.read_bookings = Joined(self._read_bookings)
@@ -105,9 +105,9 @@ class SharedAccount:
             held = {symbol for _, symbol in self.ledger.positions(self.account)} - set(self.settings.symbols)
             self.view.instruments |= await self.exchange.instruments(sorted(held)) if held else {}
             await self._check_books()
-            self._assign_capital()
+            await self.sync.run(self._assign_capital)
             await self.desk.adopt()
-            self.keeper.start(acknowledge=acknowledge_emergency)
+            await self.keeper.start(acknowledge=acknowledge_emergency)
             if self.desk.halted:
                 await self.keeper.halt(self.desk.halted)
                 raise HaltedError(
@@ -161,7 +161,7 @@ class SharedAccount:
                 f"opening:{self.exchange.now_ms()}",
                 note="balance that the exchange's history does not explain",
             )
-            self.ledger.record_transfers([opening])
+            await self.sync.run(self.ledger.record_transfers, [opening])
             _LOG.warning(
                 "%s: %s USDT are older than the exchange's history; they are %s's",
                 self.account,
@@ -212,10 +212,10 @@ class SharedAccount:
     def _is_alone(self) -> bool:
         return all(agent.capital_usdt is None for agent in self.settings.agents.values())
 
-    def _pass_on_transfers(self) -> None:
+    async def _pass_on_transfers(self) -> None:
         """What was paid in or out meanwhile is the capital of an agent that has the account for itself."""
         if self._is_alone and self.ledger.capital(self.account, MANUAL):
-            self._assign_capital()
+            await self.sync.run(self._assign_capital)
 
     # What the exchange says
 
@@ -251,7 +251,7 @@ class SharedAccount:
         held = {s: p.quantity for s, p in account.positions.items()}
         if net != held or self.ledger.booked_wallet(self.account) != account.wallet_usdt:
             await catch_up(self.sync, None)
-        self._pass_on_transfers()
+        await self._pass_on_transfers()
 
     async def _read_bookings(self) -> None:
         await catch_up(self.sync, ())
@@ -346,7 +346,7 @@ class SharedAccount:
     async def keep(self) -> None:
         """Liquidate whom the newest prices demand, and halt everybody where the account's limits do."""
         async with self._keeping:
-            reason = self.keeper.check_account()
+            reason = await self.keeper.check_account()
             if reason:
                 await self.keeper.halt(reason)
                 return

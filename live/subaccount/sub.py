@@ -165,20 +165,23 @@ class SubAccount(Exchange):
     ) -> list[Fill]:
         """This agent's fills, and its parts of foreign ones; see `Exchange.fills`."""
         await self._shared.verify()
-        if since_ms is None and from_id is None and order_id is None:
-            since_ms = self.now_ms() - WEEK_MS
-        own = self._view.own_fills(self.agent, symbol)
-        return own.fills(since_ms=since_ms, from_id=from_id, order_id=order_id)
+        own = await self._view.own_fills(self.agent, symbol)
+        if order_id is not None:
+            return await own.fills_of(order_id, 0)
+        if from_id is not None:
+            return await own.fills_from(from_id)
+        return await own.fills_since(self.now_ms() - WEEK_MS if since_ms is None else since_ms)
 
     async def funding_payments(self, *, since_ms: int) -> list[FundingPayment]:
         """This agent's part of the funding booked since a time, ascending."""
         await self._shared.read_bookings()
-        return self._income(IncomeKind.FUNDING, since_ms)
+        return await self._shared.sync.run(self._income, IncomeKind.FUNDING, since_ms)
 
     async def liquidation_fees(self, *, since_ms: int) -> list[FundingPayment]:
         """This agent's part of the fees of liquidations booked since a time, ascending."""
         await self._shared.read_bookings()
-        return [one for one in self._income(IncomeKind.CLEARANCE, since_ms) if one.amount_usdt < 0]
+        found = await self._shared.sync.run(self._income, IncomeKind.CLEARANCE, since_ms)
+        return [one for one in found if one.amount_usdt < 0]
 
     def _income(self, kind: IncomeKind, since_ms: int) -> list[FundingPayment]:
         part = models.Allocation
@@ -202,6 +205,9 @@ class SubAccount(Exchange):
 
     async def transfers(self, *, since_ms: int) -> list[FundingPayment]:
         """Capital that was given to this agent or taken back since a time, ascending."""
+        return await self._shared.sync.run(self._transfers, since_ms)
+
+    def _transfers(self, since_ms: int) -> list[FundingPayment]:
         row = models.Transfer
         statement = (
             select(row.amount_usdt, row.time_ms, row.transaction_id)
@@ -230,7 +236,7 @@ class SubAccount(Exchange):
                 account's would do; nothing was sent then.
         """
         self._shared.check()
-        return self._own(await self._desk.place(self.agent, order))
+        return await self._own(await self._desk.place(self.agent, order))
 
     async def order(self, symbol: str, client_order_id: str) -> OrderReport | None:
         """What became of an order of this agent; None for another's."""
@@ -240,14 +246,14 @@ class SubAccount(Exchange):
         if report is None:
             return None
         await self._shared.sync.record(*report.fills)
-        return self._own(report)
+        return await self._own(report)
 
     async def cancel(self, symbol: str, client_order_id: str) -> OrderReport | None:
         """Cancel an order of this agent; None for another's."""
         if not self._is_own(client_order_id):
             return None
         report = await self._exchange.cancel(symbol, client_order_id)
-        return None if report is None else self._own(report)
+        return None if report is None else await self._own(report)
 
     async def open_orders(self, symbol: str | None = None) -> list[OpenOrder]:
         """This agent's resting orders."""
@@ -276,10 +282,11 @@ class SubAccount(Exchange):
     def _is_own(self, client_order_id: str) -> bool:
         return self._view.owner_of_id(client_order_id) == self.agent
 
-    def _own(self, report: OrderReport) -> OrderReport:
+    async def _own(self, report: OrderReport) -> OrderReport:
         """The report with this agent's realized PnL in its fills."""
         if not report.fills:
             return report
-        own = self._view.own_fills(self.agent, report.symbol).fills(order_id=report.order_id)
+        fills = await self._view.own_fills(self.agent, report.symbol)
+        own = await fills.fills_of(report.order_id, min(fill.time_ms for fill in report.fills))
         counted: Decimal = sum((fill.quantity for fill in own), ZERO)
         return replace(report, fills=tuple(own)) if counted == report.executed_quantity else report

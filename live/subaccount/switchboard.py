@@ -17,14 +17,13 @@ from live.exchange.base import (
     UserEvent,
 )
 from live.ledger.arithmetic import exact, portion
-from live.subaccount.desk import SharedDesk
+from live.subaccount.desk import TRIGGER_ENDED, SharedDesk
 from live.subaccount.events import OwnEvents
 from live.subaccount.view import AccountView
 
 _LOG = logging.getLogger(__name__)
 
 _REMEMBERED = 1000
-_ENDED = frozenset({"FINISHED", "CANCELED", "REJECTED", "EXPIRED"})
 
 
 class Switchboard:
@@ -73,7 +72,7 @@ class Switchboard:
                     del self._heard[next(iter(self._heard))]
             case AlgoEvent():
                 agent = self._view.owner_of_id(event.client_order_id)
-                if event.status in _ENDED:
+                if event.status in TRIGGER_ENDED:
                     self._desk.ended(agent, event.symbol, event.client_order_id)
                 self._tell(agent, event)
             case OrderEvent():

@@ -15,12 +15,12 @@ from live.ledger.arithmetic import exact
 from live.ledger.positions import PositionState
 from live.store import models
 from live.subaccount.margin import Margins, margins
-from live.subaccount.own_fills import OwnFills
+from live.subaccount.own_fills import OwnFills, RunInThread
 from live.subaccount.settings import SharedAccountSettings
 
 
 class AccountView:
-    """Reads; changes nothing but its caches.
+    """Reads; changes nothing but its caches. What it reads from the database, it reads by `run`, off the event loop.
 
     Attributes:
         account: the exchange account's name in the ledger.
@@ -28,7 +28,10 @@ class AccountView:
         leverage: each agent's own setting, by agent and symbol.
     """
 
-    def __init__(self, ledger: Ledger, account: str, settings: SharedAccountSettings) -> None:
+    def __init__(
+        self, ledger: Ledger, account: str, settings: SharedAccountSettings, run: RunInThread
+    ) -> None:
+        self._run = run
         self.ledger = ledger
         self.account = account
         self.settings = settings
@@ -37,12 +40,14 @@ class AccountView:
         self.leverage: dict[tuple[str, str], int] = {}
         self._own_fills: dict[tuple[str, str], OwnFills] = {}
 
-    def own_fills(self, agent: str, symbol: str) -> OwnFills:
+    async def own_fills(self, agent: str, symbol: str) -> OwnFills:
         """An agent's fills in a symbol, as the ledger has them now."""
         found = self._own_fills.get((agent, symbol))
         if found is None:
-            found = self._own_fills[agent, symbol] = OwnFills(self.ledger, self.account, agent, symbol)
-        found.refresh()
+            found = self._own_fills[agent, symbol] = OwnFills(
+                self.ledger, self.account, agent, symbol, self._run
+            )
+        await found.refresh()
         return found
 
     def quantity(self, agent: str, symbol: str) -> Decimal:
@@ -95,7 +100,7 @@ class AccountView:
             return sum((ledger.capital(self.account, one) for one in ledger.accounts(self.account)), ZERO)
 
     def assignments(self, agent: str) -> int:
-        """How often an agent was given capital, or had some taken back."""
+        """How often an agent was given capital, or had some taken back. Reads the database."""
         row = models.Transfer
         statement = (
             select(func.count())

@@ -338,7 +338,7 @@ def run_forked(session: Session) -> int:
         return pid
     code = 1
     try:
-        with open(session.log, "a") as log:
+        with Path(session.log).open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             logging.basicConfig(level=logging.ERROR)
