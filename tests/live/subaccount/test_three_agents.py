@@ -285,8 +285,8 @@ def play(run: Run, candles: int, sessions: int) -> Counter[str]:
 
 
 def test_three_agents_add_up_to_the_exchange(tmp_path: Path) -> None:
-    with run_of(tmp_path, str(tmp_path / "a.db"), 15, seed=1) as run:
-        play(run, candles=15, sessions=3)
+    with run_of(tmp_path, str(tmp_path / "a.db"), 12, seed=1) as run:
+        play(run, candles=12, sessions=3)
 
 
 @pytest.mark.slow
