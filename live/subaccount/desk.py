@@ -26,7 +26,6 @@ from live.exchange.base import Exchange, OrderReport, TriggerOrder, TriggerRepor
 from live.exchange.budget import reducing_risk
 from live.exchange.client_ids import client_order_id
 from live.exchange.filters import NEAR
-from live.subaccount.joined import catch_up
 from live.subaccount.margin import margin_after
 from live.subaccount.own_fills import EXCESS_MARK
 from live.subaccount.view import AccountView
@@ -98,7 +97,7 @@ class SharedDesk:
                 raise
             # The net changed on the way, or the agent's own position has: its stop may have filled. This order does not
             # exist, so its id is free; what it should do now is asked of what the exchange has now.
-            await catch_up(self._sync, (order.symbol,))
+            await self._sync.catch_up((order.symbol,))
             return await self._send(agent, self._cut(agent, order), reduces=True)
 
     async def _send(self, agent: str, order: Order, *, reduces: bool) -> OrderReport:

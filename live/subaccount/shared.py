@@ -19,7 +19,7 @@ from live.store.journal import Journal
 from live.subaccount.candle_hub import CandleHub
 from live.subaccount.desk import SharedDesk
 from live.subaccount.events import OwnEvents
-from live.subaccount.joined import Joined, catch_up
+from live.subaccount.joined import Joined
 from live.subaccount.keeper import Keeper
 from live.subaccount.own_fills import EXCESS_MARK
 from live.subaccount.settings import SharedAccountSettings
@@ -238,7 +238,7 @@ class SharedAccount:
             if before == self.ledger.booked_wallet(self.account):
                 if attempt:
                     await asyncio.sleep(0.05 * 2**attempt)
-                await catch_up(self.sync, None)
+                await self.sync.catch_up()
         return identity
 
     async def _verify(self) -> None:
@@ -250,11 +250,11 @@ class SharedAccount:
         net = {s: q for s, q in self.ledger.net_positions(self.account).items() if q}
         held = {s: p.quantity for s, p in account.positions.items()}
         if net != held or self.ledger.booked_wallet(self.account) != account.wallet_usdt:
-            await catch_up(self.sync, None)
+            await self.sync.catch_up()
         await self._pass_on_transfers()
 
     async def _read_bookings(self) -> None:
-        await catch_up(self.sync, ())
+        await self.sync.catch_up(())
 
     def check(self) -> None:
         """Raise the error that ended the account's tasks, if one did."""

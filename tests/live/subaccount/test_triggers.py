@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from support import market_of
 
 from envs.account import Leg
 from envs.errors import OrderRejectedError
+from live.exchange.base import TriggerReport
 from live.exchange.client_ids import parse_client_order_id
 from live.ledger.queries import round_trips
 
@@ -50,6 +52,41 @@ def test_a_stop_closes_its_agent_though_the_net_is_on_the_other_side(tmp_path: P
         (trip,) = round_trips(two.ledger.store, is_open=False)
         assert (trip.agent, trip.exit_reason, trip.realized) == ("A", "SL_HIT", -10)
         two.check()
+
+
+def test_a_trigger_that_is_gone_already_is_not_cancelled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def cancel(symbol: str, name: str) -> TriggerReport | None:
+        asked.append(name)
+        return await really(symbol, name)
+
+    async def both(name: str) -> list[TriggerReport | None]:
+        desk = two.account.desk
+        return await asyncio.gather(*(desk.cancel_trigger("A", "BTCUSDT", name) for _ in range(2)))
+
+    with (
+        paper_server(market_of([(10000, 10000, 10000, 10000)] * 3)) as server,
+        shared(server, tmp_path / "a.db", settings_of(AGENTS, SYMBOLS)) as two,
+    ):
+        really = two.exchange.cancel_trigger
+        monkeypatch.setattr(two.exchange, "cancel_trigger", cancel)
+        two.trade("A", "0.02")
+        stop = two.rest("A", "SELL", Leg.STOP, "9500", "0.02")
+        take = two.rest("A", "SELL", Leg.TAKE_PROFIT, "12000", "0.02")
+        two.trade("A", "-0.02", reduce_only=True)
+        two.settle()  # the account has cancelled both, since they would open a short
+        assert sorted(asked) == sorted((stop, take))
+        report = two.call(two.agents["A"].cancel_trigger("BTCUSDT", take))
+        assert (report.client_order_id, report.status) == (take, "CANCELED")
+        assert len(asked) == 2
+        two.trade("A", "0.02")
+        stop = two.rest("A", "SELL", Leg.STOP, "9500", "0.02")
+        assert [one.status for one in two.call(both(stop))] == ["CANCELED", "CANCELED"]
+        assert asked[2:] == [stop]
+        assert two.books.open_algo_orders == {}
 
 
 def test_the_excess_of_two_that_fill_is_closed_at_once(tmp_path: Path) -> None:
