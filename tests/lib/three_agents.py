@@ -76,11 +76,11 @@ class Style:
 
 
 # Stop and take-profit are so near that a candle often reaches both. An hour's move is more than 1 %, so that who is
-# all in at 25 times its money without a stop is liquidated before long.
+# all in at 40 times its money without a stop is liquidated before long.
 STYLES = {
     "calm": Style(8.0, 0.3, 0.15, 0.1, 0.01, 0.012),
     "LLM-A": Style(8.0, 0.3, 0.5, 0.3, 0.01, 0.012),
-    "wild": Style(25.0, 0.25, 1.0, 10.0, exchange_leverage=40, all_in=True),
+    "wild": Style(40.0, 0.25, 1.0, 15.0, exchange_leverage=50, all_in=True),
 }
 
 

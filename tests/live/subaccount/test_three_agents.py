@@ -29,6 +29,7 @@ from live.ledger.queries import Where, round_trips, trades
 from live.paper.account import PaperAccount
 from live.paper.fault_specs import FaultSchedule
 from live.paper.feeds import ReplayFeed
+from live.paper.limits import LimitSettings
 from live.paper.runtime import PaperServer
 from live.store.journal import Journal
 from live.subaccount.own_fills import EXCESS_MARK, LIQUIDATION_MARK, mark_of
@@ -51,6 +52,10 @@ FAULTS = {
     "drop_sockets": 0.02,
 }
 QUANTITIES = {"BTCUSDT": "0.01", "ETHUSDT": "0.1", "BNBUSDT": "1", "XRPUSDT": "300", "DOGEUSDT": "2000"}
+# Hours pass in seconds here, and the limits count by real ones.
+LIMITS = LimitSettings(
+    weight_per_minute=10**9, orders_per_10s=10**9, orders_per_minute=10**9, funding_per_5min=10**9
+)
 PATIENCE_S = 180
 """So long may a candle take on the slowest machine; nothing else is bounded by time."""
 
@@ -126,8 +131,9 @@ class Run:
         self.server.fault("manual_trade", symbol=symbol, side=side, quantity=QUANTITIES[symbol])
         self.happened["manual trades"] += 1
 
-    def pay_in(self) -> None:
-        """Agents that have lost much get what they had in the beginning; it is paid in at the exchange first."""
+    def settle_capital(self) -> None:
+        """Who has lost much gets what it had in the beginning: it is paid in at the exchange first. Who has won much
+        gives it away: it is nobody's then."""
         ledger = Ledger.open(self.database)
         try:
             wallets = {name: ledger.wallet("paper", name) for name in CAPITAL}
@@ -140,9 +146,12 @@ class Run:
                 more = round(start - wallets[name], 2)
                 capital[name] = given[name] + more
                 needed += more
+            elif wallets[name] > 3 * start:
+                capital[name] = given[name] - round(wallets[name] - start, 2)
+                self.happened["payments to nobody"] += 1
         if needed:
             self.server.fault("transfer", amount_usdt=str(needed))
-            self.happened["payments"] += 1
+            self.happened["payments to agents"] += 1
         self.capital = capital
 
     def play(self, candles: int, *, kill: bool) -> None:
@@ -213,7 +222,7 @@ def run_of(folder: Path, database: str, candles: int, seed: int) -> Iterator[Run
     """An exchange with faults, and agents that may be started on it."""
     market = synthetic_market(SYMBOLS, interval="1h", n=candles + 1500, seed=seed, volatility_annual=1.2)
     faults = FaultSchedule(seed=seed, probability=FAULTS, limit=100_000, delay_ms=60)
-    server = PaperServer.start(ReplayFeed(market, 10), (PaperAccount(),), faults=faults)
+    server = PaperServer.start(ReplayFeed(market, 10), (PaperAccount(),), faults=faults, limits=LIMITS)
     try:
         run = Run(server, database, folder, seed)
         try:
@@ -264,7 +273,7 @@ def play(run: Run, candles: int, sessions: int) -> Counter[str]:
     for number in range(sessions):
         run.play(candles // sessions, kill=number < sessions - 1)
         run.manual_trade()
-        run.pay_in()
+        run.settle_capital()
     counted = run.count()
     run.server.clear_faults()
     settings = settings_for(run.capital)
@@ -299,7 +308,7 @@ def test_three_agents_add_up_to_the_exchange_over_2000_candles(tmp_path: Path, s
         "looks at opposite positions",
         "virtual liquidations",
         "fills that closed an excess",
-        "payments",
+        "payments to agents",
         *(f"fault {kind}" for kind in FAULTS),
     ):
         assert counted[what], what
