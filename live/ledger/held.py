@@ -78,6 +78,11 @@ class Held:
             names |= set(book.positions)
         return {name: self.wallet(exchange, name) for name in sorted(names)}
 
+    def total_capital(self, exchange: str) -> Decimal:
+        """Sum of all transfers of an exchange account: what was paid into it less what was paid out."""
+        with exact():
+            return self.capital_sums.total(exchange)
+
     def capital(self, exchange: str, agent: str) -> Decimal:
         """Sum of the transfers."""
         return self.capital_sums.of(exchange, agent)

@@ -95,9 +95,7 @@ class AccountView:
 
     def capital_usdt(self) -> Decimal:
         """What was paid into the account less what was paid out."""
-        ledger = self.ledger
-        with exact():
-            return sum((ledger.capital(self.account, one) for one in ledger.accounts(self.account)), ZERO)
+        return self.ledger.held.total_capital(self.account)
 
     def assignments(self, agent: str) -> int:
         """How often an agent was given capital, or had some taken back. Reads the database."""
