@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -43,13 +45,23 @@ class Screen:
         self._quiet = quiet
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
+        self._logging: list[tuple[logging.StreamHandler[Any], TextIO]] = []
         self._due_s = 0.0
         self._told = 0
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._quiet:
+            on_stderr = [
+                one
+                for one in logging.getLogger().handlers
+                if isinstance(one, logging.StreamHandler) and one.stream is sys.stderr
+            ]
+            self._logging = [(one, sys.stderr) for one in on_stderr]
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
+            # From now on stderr goes above the table; warnings would tear it otherwise.
+            for one in on_stderr:
+                one.setStream(sys.stderr)
         return self
 
     def __exit__(
@@ -59,6 +71,8 @@ class Screen:
             # The last table is printed for good by who ends the arena.
             self._live.update("", refresh=True)
             self._live.stop()
+            for handler, stream in self._logging:
+                handler.setStream(stream)
 
     def show(self, steps: int) -> None:
         """Have a look, unless the last one was just now.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -322,6 +324,21 @@ def test_the_leaderboard_fits_the_terminal(width: int, columns: str) -> None:
     assert columns in " ".join(text.replace("┃", " ").split())
     assert "…" not in text and "1,010.50" in text
     assert ("played by" in text) == (width == 200)
+
+
+def test_a_warning_goes_above_the_table_and_not_through_it() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True, legacy_windows=False, color_system=None)
+    handler = logging.StreamHandler(sys.stderr)
+    before = handler.stream
+    logging.getLogger().addHandler(handler)
+    try:
+        with Screen("arena", list, lambda: 0, console=console):
+            logging.getLogger("live.exchange.rest").warning("attempt 1 of 3")
+            assert "attempt 1 of 3" in out.getvalue()
+        assert handler.stream is before
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def test_where_stdout_is_no_terminal_each_look_is_a_line_and_quiet_is_quiet() -> None:
