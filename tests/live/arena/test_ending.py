@@ -35,6 +35,7 @@ from live.arena.player import Player
 from live.arena.runner import ArenaLiveOptions, ArenaLiveResult, run_live_arena
 from live.arena.screen import Screen, line_of
 from live.console import LiveConsole
+from live.exchange.connection import ConnectionSettings
 from live.paper.account import PaperAccount
 from live.paper.feeds import ReplayFeed
 from live.paper.runtime import PaperServer
@@ -42,6 +43,8 @@ from live.store.journal import Journal
 from live.venues import PaperOptions, VenueChoice
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
+# No fault is played here: a reply that is late is that of a slow machine.
+PATIENT = ConnectionSettings(attempts=10, timeout_s=60.0, receive_window_ms=60_000)
 RULE = {"agent": "ema-cross", "parameters": {"fast": 2, "slow": 4}}
 HOLDER = {"agent": "buy-and-hold"}
 
@@ -122,6 +125,7 @@ def notices(folder: Path) -> str:
     return " | ".join(json.loads((folder / "leaderboard.json").read_text())["notices"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everybody_after_the_step_and_everything_is_written(
     number: signal.Signals, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -282,6 +286,7 @@ def test_a_decisions_stop_is_set_by_the_next_session(
         assert found == {"s": Decimal("45000.1"), "t": Decimal(60_000)}
 
 
+@pytest.mark.slow
 def test_a_refresh_reads_what_is_new_and_says_what_a_whole_reading_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
