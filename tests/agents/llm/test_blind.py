@@ -60,7 +60,7 @@ def test_blind_the_same_decisions_lead_to_the_same_orders_and_nothing_shows_thro
     assert {one.blind for one in records[1]} == {True}
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_blind_prices_and_quantities_come_back_exactly(seed: int, tmp_path: Path) -> None:
     market = synthetic_market(SYMBOLS, n=20, seed=seed)
     setup, _, _ = made(tmp_path, lambda _k, _request: HOLD)
@@ -96,7 +96,7 @@ _HELD = re.compile(
 )
 
 
-@pytest.mark.parametrize("seed", [16, 21])
+@pytest.mark.parametrize("seed", [16])
 def test_blind_a_position_that_is_repeated_as_it_is_shown_stays_as_it_is(seed: int, tmp_path: Path) -> None:
     """What is shown has eight digits, fewer than a disguised quantity may have: it must not shrink step by step."""
     for pick in range(len(CHEAP)):
@@ -140,18 +140,17 @@ def test_blind_no_number_becomes_infinite_or_nothing(
     field: str, value: float, side: str, tmp_path: Path
 ) -> None:
     """Mapped back, the largest and the smallest number would leave what a float can be."""
-    for seed in range(3):
-        setup, _, sink = made(
-            tmp_path,
-            lambda k, _r: opening(f"ASSET{k % 2 + 1}", **{"side": side, field: value}) if k < 2 else HOLD,
-            symbols=("BTCUSDT", "DOGEUSDT"),
-            blind={"enabled": True, "seed": seed},
-        )
-        simulate(setup, build_env(setup, synthetic_market(("BTCUSDT", "DOGEUSDT"), n=8, seed=1)))
-        for one in sink.records[:2]:
-            assert one.decision is not None
-            assert 0 < one.decision[field] < float("inf")
-            one.to_json()
+    setup, _, sink = made(
+        tmp_path,
+        lambda k, _r: opening(f"ASSET{k % 2 + 1}", **{"side": side, field: value}) if k < 2 else HOLD,
+        symbols=("BTCUSDT", "DOGEUSDT"),
+        blind={"enabled": True, "seed": 0},
+    )
+    simulate(setup, build_env(setup, synthetic_market(("BTCUSDT", "DOGEUSDT"), n=8, seed=1)))
+    for one in sink.records[:2]:
+        assert one.decision is not None
+        assert 0 < one.decision[field] < float("inf")
+        one.to_json()
 
 
 def test_blind_an_indicator_that_tells_the_price_is_refused(tmp_path: Path) -> None:

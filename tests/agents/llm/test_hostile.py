@@ -126,7 +126,7 @@ _STRUCTURE = ("\n", "# Rules and limits", "$limits", "${x}", '"}', "```", "</sys
 _WORDS = st.text(max_size=300) | st.lists(st.sampled_from(_STRUCTURE), max_size=12).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(
         st.builds(
@@ -255,7 +255,7 @@ _WHOLE = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(_WHOLE, min_size=1, max_size=8))
 @example([opening(quantity=30, leverage=3), opening(quantity=30, leverage=3, side="SELL")])
 @example(
