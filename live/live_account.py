@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import dropwhile
 
 from envs.account import ZERO, Fill
 from envs.errors import ExchangeError
@@ -138,8 +139,9 @@ class LiveAccount:
             if fills:
                 self._last_trade[symbol] = int(fills[-1].trade_id)
             if since_ms:
-                missing = [f for f in fills if (symbol, f.trade_id) not in logged]
-                unlogged += [f for f in missing if self._belongs(f, since_ms)]
+                # What follows a fill of the run is of it too, whosever it is and however it is dated.
+                later_fills = dropwhile(lambda fill: not self._belongs(fill, since_ms), fills)
+                unlogged += [fill for fill in later_fills if (symbol, fill.trade_id) not in logged]
         later = []
         for payment in payments:
             self._funding_seen.add(_key(payment))

@@ -134,7 +134,7 @@ class OrderDesk:
         The agent's triggers are placed after its order: a process that was killed between the two left a position
         without them, or with those of an earlier decision.
         """
-        quantity, entry = self._account.position(instrument.symbol)
+        quantity, _ = self._account.position(instrument.symbol)
         resting = wanted = self._triggers.protection(instrument.symbol)
         if quantity == 0:
             return None
@@ -146,18 +146,28 @@ class OrderDesk:
                 wanted = replace(wanted, stop_price=intent.stop_price)
             if intent.take_profit_price is not None and before[Leg.TAKE_PROFIT]:
                 wanted = replace(wanted, take_profit_price=intent.take_profit_price)
+        wanted = self._with_scheme(instrument, wanted)
+        return None if wanted == resting else wanted
+
+    def _with_scheme(self, instrument: Instrument, wanted: Protection | None) -> Protection:
+        """`wanted`, or what rests where that is None, with the scheme's stop and take-profit where it has none.
+
+        A position that somebody else opened never had them. They are measured from the entry.
+        """
+        quantity, entry = self._account.position(instrument.symbol)
+        found = self._triggers.protection(instrument.symbol) if wanted is None else wanted
         sign = 1 if quantity > 0 else -1
         stop, take = (
             to_decimal(self._action.stop_loss_fraction),
             to_decimal(self._action.take_profit_fraction),
         )
-        if stop > 0 and wanted.stop_price is None:
+        if quantity and stop > 0 and found.stop_price is None:
             price = instrument.round_price(entry * (1 - sign * stop), up=sign > 0)
-            wanted = replace(wanted, stop_price=price)
-        if take > 0 and wanted.take_profit_price is None:
+            found = replace(found, stop_price=price)
+        if quantity and take > 0 and found.take_profit_price is None:
             price = instrument.round_price(entry * (1 + sign * take), up=sign < 0)
-            wanted = replace(wanted, take_profit_price=price)
-        return None if wanted == resting else wanted
+            found = replace(found, take_profit_price=price)
+        return found
 
     # --- a step ------------------------------------------------------------------------------------------
 
@@ -169,6 +179,7 @@ class OrderDesk:
         """
         self._note_intents(plan)
         results: dict[str, OrderResult] = {}
+        before = {symbol: self._account.position(symbol)[0] for symbol in self._instruments}
 
         def enlarges(entry: PlannedOrder) -> bool:
             return entry.order is not None and not entry.order.reduce_only
@@ -184,7 +195,9 @@ class OrderDesk:
             failure = f"the account cannot be read after the orders: {error}"
         else:
             for entry in plan.entries:
-                outcome = await self._protect(entry, results[entry.symbol], plan.candle_close_ms)
+                outcome = await self._protect(
+                    entry, results[entry.symbol], before[entry.symbol], plan.candle_close_ms
+                )
                 results[entry.symbol] = outcome.results[0]
                 events += outcome.events
                 failure = failure or outcome.failure
@@ -236,16 +249,24 @@ class OrderDesk:
 
     # --- triggers ----------------------------------------------------------------------------------------
 
-    async def _protect(self, entry: PlannedOrder, result: OrderResult, close_ms: int) -> Outcome:
+    async def _protect(
+        self, entry: PlannedOrder, result: OrderResult, before: Decimal, close_ms: int
+    ) -> Outcome:
         """Bring the triggers in step with the position; a position whose stop is refused is closed."""
         symbol = entry.symbol
         quantity, _ = self._account.position(symbol)
-        protection = entry.protection
+        turned = quantity * before < 0
+        # Triggers of the side that the order did not reach, or that somebody else took the position from.
+        wrong = turned if entry.order is None else quantity * entry.target_quantity < 0
+        protection = None if wrong else entry.protection
         missing = self._missing.pop(symbol, None)
-        if missing is not None and (protection is None or result.planned.order is None):
+        if missing is not None and not turned and (protection is None or result.planned.order is None):
             guard = missing.guard_price if protection is None else protection.guard_price
             protection = replace(missing, guard_price=guard)
         try:
+            if protection is None and turned:
+                await self._triggers.drop(symbol)
+            protection = self._with_scheme(self._instruments[symbol], protection)
             await self._triggers.update(symbol, quantity, protection, close_ms)
         except ExchangeError as error:
             return await self._close_unguarded(result, quantity, entry.price, close_ms, error)

@@ -191,11 +191,10 @@ def read_logged(sessions: Sequence[Session], symbols: Sequence[str]) -> Logged:
                     rows_at[int(row["timestamp"])].add(row["symbol"])
         except OSError as error:
             raise StepLogError(f"cannot read {path}: {error.strerror}") from error
-    complete = [time for time, seen in rows_at.items() if seen >= set(symbols)]
+    complete = sorted(time for time, seen in rows_at.items() if seen >= set(symbols))
     return Logged(
-        last_row_close_ms=max(complete, default=0),
-        # A session that was killed in its first step has orders, but no row yet.
-        fills_since_ms=max(complete, default=min((session.begun_at_ms for session in sessions), default=0)),
+        last_row_close_ms=complete[-1] if complete else 0,
+        fills_since_ms=_unlogged_since(complete, sessions),
         trades=frozenset(trades),
         next_step=step + 1,
         repaired=tuple(repaired),
@@ -203,6 +202,18 @@ def read_logged(sessions: Sequence[Session], symbols: Sequence[str]) -> Logged:
         drawdown_fraction=drawdown,
         positions=positions,
     )
+
+
+def _unlogged_since(complete: Sequence[int], sessions: Sequence[Session]) -> int:
+    """From when on a fill may have no row, by the closes of complete steps in order.
+
+    What others did before a step's orders without the user stream telling is found when the account is read after
+    them, and gets its row only behind those of the step: a process that died in between knew one step more than it
+    had written down. A session that was killed in its first step has orders, but no row yet.
+    """
+    if complete:
+        return complete[-2:][0]
+    return min((session.begun_at_ms for session in sessions), default=0)
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:

@@ -37,11 +37,12 @@ class Resume:
         """Positions that neither the log nor the log and the fills since explain, in words."""
         found = []
         for symbol, logged in self.positions.items():
-            since = sum((fill.signed_quantity for fill in fills if fill.symbol == symbol), ZERO)
-            # A row may show a position whose last fill has no row yet.
-            if held.get(symbol, logged) not in (logged, logged + since):
+            mine = [fill.signed_quantity for fill in fills if fill.symbol == symbol]
+            # A row may show a position whose last fills have no row yet.
+            explained = {logged + sum(mine[first:], ZERO) for first in range(len(mine) + 1)}
+            if held.get(symbol, logged) not in explained:
                 found.append(
-                    f"{symbol}: the step log ends with {logged}, fills since make {logged + since}, the exchange "
-                    f"holds {held[symbol]}"
+                    f"{symbol}: the step log ends with {logged}, fills since make {logged + sum(mine, ZERO)}, the "
+                    f"exchange holds {held[symbol]}"
                 )
         return found

@@ -15,14 +15,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from live_support import FEATURES, Scripted, rows_of
+from live_support import FEATURES, Scripted
 from points import Hung, Killed, Points, patiently, pointed, strike
-from schedules import SYMBOLS, Schedule, Session
+from schedules import DEAFENING, SYMBOLS, Schedule, Session
+from stories import (
+    LoggedDrawdown,
+    check_end,
+    check_fills,
+    check_nothing_twice,
+    has_whole_step,
+    leg_of,
+    wallet_at,
+    whole_rows,
+)
 
 from agents.base import AgentSetup
 from agents.run import Ending
@@ -31,7 +42,7 @@ from envs.errors import HaltedError, PerpgymError
 from envs.risk import FileRiskStore
 from live.console import LiveConsole
 from live.env import LiveEnv
-from live.exchange.base import RetryPolicy, parse_client_order_id
+from live.exchange.base import RetryPolicy
 from live.exchange.binance import BinanceExchange
 from live.exchange.connection import ConnectionSettings
 from live.exchange.rest import BinanceRest
@@ -43,7 +54,6 @@ from live.runner import LiveOptions, LiveResult, run_live
 from live.venues import PaperOptions, VenueChoice
 
 HOUR_MS = 3_600_000
-AGENT = Scripted.name
 STALL_S = 30.0
 """Without a point for so long a session hangs: fifty times the longest wait that it is set to."""
 TIME_SCALE = 20.0
@@ -60,6 +70,8 @@ class Story:
     sigkills: int = 0
     steps: int = 0
     faults: int = 0
+    struck: Counter[str] = field(default_factory=Counter)
+    """By kind, what went wrong at the exchange; at a restart of it, that it was asked for."""
 
 
 def quick_exchange(venue: Any, credentials: Any, symbols: Any, timeout_s: float) -> BinanceExchange:
@@ -107,7 +119,8 @@ class Player:
         self._peak = ZERO
         self._points: Points | None = None
         self._last_plan = -1
-        self._halted = False
+        self._logged = LoggedDrawdown(schedule.drawdown)
+        self._sent_at_halt: set[tuple[int, str]] | None = None
 
     # --- playing ------------------------------------------------------------------------------------------
 
@@ -121,7 +134,7 @@ class Player:
             self.server = PaperServer.start(ReplayFeed(self.market, 2), accounts)
         with self.server, pytest.MonkeyPatch.context() as patch:
             patch.setattr(ConnectionSettings, "connector", _with_patience(0.15))
-            patch.setattr("live.runner.LiveEnv", self._watched_env())
+            patch.setattr("live.session.LiveEnv", self._watched_env())
             wait_s = BinanceRest._retry_after_s
             patch.setattr(BinanceRest, "_retry_after_s", lambda rest, error: wait_s(rest, error) / TIME_SCALE)
             for number, session in enumerate(self.schedule.sessions):
@@ -132,6 +145,8 @@ class Player:
             self._session(Session(((0.25, 0.25), (0.25, 0.25))), forked=False)
             assert ":" not in self.story.endings[-1], "a session without faults could not begin"
             self._check_story()
+            log = patiently(self.server.faults)["log"]
+            self.story.struck.update(strike["kind"] for strike in log)
         return self.story
 
     def _settle(self) -> None:
@@ -161,14 +176,25 @@ class Player:
     def _session(self, session: Session, *, forked: bool) -> None:
         if self._halted_on_disk():
             self._peak = ZERO
-            with pytest.raises(HaltedError):
+            self._logged.acknowledge()
+            untouched = Points((), self.server)
+            with pointed(untouched), pytest.raises(HaltedError):
                 self._run(session, acknowledge=False)
+            assert untouched.number < 0, "a halted run asked the exchange or wrote something"
+        if self._begun and not has_whole_step(self.folder, SYMBOLS):
+            self._note_beginning()  # all that it knows of its beginning is a time, of a clock that may be ahead
         self._steps_in_session = 0
         self._last_plan = -1
+        self._sent_at_halt = None
         points = self._points = Points(session.events, self.server)
+        points.on_halt = self._at_halt
         if forked:
             self._session_forked(session, points)
-            return
+        else:
+            self._session_here(session, points)
+        self._logged.check(self.folder, halted=self._halted_on_disk())
+
+    def _session_here(self, session: Session, points: Points) -> None:
         ending = "?"
         result: LiveResult | None = None
         with self._watchdog(points), pointed(points):
@@ -182,6 +208,7 @@ class Player:
                 ending = f"{type(error).__name__}: {error}"
         self.story.endings.append(ending)
         self.story.faults += len(points.struck)
+        self._check_halt()
         if result is not None:
             self._check_ending(result, points)
 
@@ -192,6 +219,7 @@ class Player:
             code = 9
             try:
                 os.close(reading)
+                self._let_go_of_the_exchange()
                 points.forked = True
                 points.on_point = lambda: _tell(writing)
                 with pointed(points):
@@ -217,7 +245,7 @@ class Player:
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             points.struck += [event for event in session.events if not event.kills]  # perhaps
-        if not self._begun:
+        if not self._begun and any(self.folder.glob("session_*.json")):
             self._note_beginning()  # the child knows when that was
         if os.WIFSIGNALED(status):
             self.story.endings.append("killed")
@@ -226,6 +254,12 @@ class Player:
             code = os.WEXITSTATUS(status)
             assert code in (0, 2, 3), f"the forked session ended with {code}"
             self.story.endings.append(f"exit {code}")
+
+    def _let_go_of_the_exchange(self) -> None:
+        """A copy of its listening socket would keep it from listening there again after a restart."""
+        for server in self.server._server.servers:
+            for listener in server.sockets:
+                os.close(listener.fileno())
 
     def _run(self, session: Session, *, acknowledge: bool) -> LiveResult:
         agent = Scripted(*session.actions)
@@ -291,13 +325,16 @@ class Player:
         return WatchedEnv
 
     def _note_beginning(self) -> None:
+        """What others traded before the run's own first fills is not its own: a log may have it or not."""
         self._begun = True
-        self._optional = {
-            (symbol, str(trade.trade_id))
-            for symbol, trades in self.account.trades.items()
-            for trade in trades
-            if _leg(trade.order.client_order_id) is None
-        }
+        for symbol, trades in self.account.trades.items():
+            theirs = takewhile(lambda trade: leg_of(trade.order.client_order_id) is None, trades)
+            self._optional |= {(symbol, str(trade.trade_id)) for trade in theirs}
+
+    def _at_halt(self) -> None:
+        """The halt is stored: from here on nothing but closing orders may be sent."""
+        if self._sent_at_halt is None:
+            self._sent_at_halt = self._sent()
 
     def _at_plan(self, env: LiveEnv) -> None:
         """The account was read, the agent has decided: what it was shown must be the exchange's."""
@@ -320,19 +357,22 @@ class Player:
         for symbol in SYMBOLS:
             held = self.account.position(symbol)
             assert shown.positions[symbol].quantity == held.quantity, f"{symbol}: shown {shown}, held {held}"
-        assert shown.wallet_usdt == self._wallet_at(env.time_ms), f"shown {shown.wallet_usdt}"
+        wallet = wallet_at(self.account, env.time_ms)
+        if shown.wallet_usdt != wallet and self._is_deaf():
+            # Nobody told it of a funding inside the candle, which only this market has: it asks at whole hours.
+            wallet = wallet_at(self.account, env.time_ms - HOUR_MS)
+        assert shown.wallet_usdt == wallet, f"shown {shown.wallet_usdt}, held {wallet}"
 
-    def _wallet_at(self, close_ms: int) -> Decimal:
-        """The exchange's wallet without the funding settled after a close."""
-        later = (i for i in self.account.income if i.income_type == "FUNDING_FEE" and i.time_ms > close_ms)
-        return Decimal(self.account.wallet_usdt) - sum((one.amount_usdt for one in later), ZERO)
+    def _is_deaf(self) -> bool:
+        assert self._points is not None
+        return any(event.kind in DEAFENING for event in self._points.struck)
 
     def _check_guards(self) -> None:
         """Each position has one stop of its size, and nothing else of ours rests."""
         for symbol in SYMBOLS:
             held = self.account.position(symbol).quantity
             resting = [order for order in self.account.open_algo_orders.values() if order.symbol == symbol]
-            ours = Counter(_leg(order.client_algo_id) for order in resting)
+            ours = Counter(leg_of(order.client_algo_id) for order in resting)
             assert max(ours.values(), default=0) <= 1, f"{symbol}: stacked {resting}"
             if held == 0:
                 assert not resting, f"{symbol} is flat, but {resting} rest"
@@ -359,6 +399,17 @@ class Player:
             for state in (FileRiskStore(path).load(),)
         )
 
+    def _sent(self) -> set[tuple[int, str]]:
+        """Number and client id of each order that the exchange has had, of both kinds."""
+        orders, triggers = list(self.account.orders.values()), list(self.account.algo_orders.values())
+        sent = {(one.order_id, one.client_order_id) for one in orders}
+        return sent | {(one.algo_id, one.client_algo_id) for one in triggers}
+
+    def _check_halt(self) -> None:
+        later = set() if self._sent_at_halt is None else self._sent() - self._sent_at_halt
+        wrong = [name for _, name in later if leg_of(name) not in (None, Leg.EMERGENCY)]
+        assert not wrong, f"sent after the halt: {wrong}"
+
     def _check_ending(self, result: LiveResult, points: Points) -> None:
         emergency = result.result.emergency
         halted = self._halted_on_disk()
@@ -366,6 +417,7 @@ class Player:
         assert (result.result.ending is Ending.EMERGENCY) == halted
         if emergency is None:
             return
+        assert "emergencies" in result.paths, "an emergency without its row"
         assert emergency.succeeded, f"{emergency.reason}: {emergency.failures}"
         if points.last_trade <= self._last_plan:
             for symbol in SYMBOLS:
@@ -374,54 +426,12 @@ class Player:
 
     def _check_story(self) -> None:
         """Log and exchange tell the same story to the end."""
-        rows = self._rows()
+        rows = whole_rows(self.folder)
         self.story.kinds.update(row["action_type"] for row in rows)
         for symbol in SYMBOLS:
-            mine = [row for row in rows if row["symbol"] == symbol]
-            logged = Counter(trade for row in mine for trade in row["trade_id"].split(";") if trade)
-            traded = {str(trade.trade_id): trade for trade in self.account.trades.get(symbol, [])}
-            assert set(logged.values()) <= {1}, f"{symbol}: a fill is logged twice: {logged}"
-            optional = {trade for one, trade in self._optional if one == symbol}
-            missing = set(traded) - set(logged) - optional
-            assert not missing, f"{symbol}: fills {missing} are in no row"
-            assert set(logged) <= set(traded), (
-                f"{symbol}: fills {set(logged) - set(traded)} are not the exchange's"
-            )
-            for row in mine:
-                fills = [traded[trade] for trade in row["trade_id"].split(";") if trade]
-                quantity = sum((fill.quantity for fill in fills), ZERO)
-                assert Decimal(row["quantity"] or 0) == quantity, f"{row} has other quantities than {fills}"
-            steps = [int(row["step"]) for row in mine]
-            assert steps == sorted(steps), f"{symbol}: steps out of order: {steps}"
-            last, held = mine[-1], self.account.position(symbol).quantity
-            sign = -1 if last["position_side"] == "SHORT" else 1
-            assert sign * Decimal(last["position_quantity"]) == held, f"{symbol}: {last}, held {held}"
-            # Funding settled with the open of the next candle counts once orders were done after it.
-            wallets = {self.account.wallet_usdt, self._wallet_at(int(last["timestamp"]))}
-            assert Decimal(last["balance"]) in wallets, f"{symbol}: {last}, wallets {wallets}"
-        # A step that a kill left without a row for each symbol is decided on again, under another number.
-        steps_of: dict[tuple[str, str], set[str]] = {}
-        for row in rows:
-            if row["action"]:
-                steps_of.setdefault((row["timestamp"], row["step"]), set()).add(row["symbol"])
-        decided = Counter(time for (time, _), symbols in steps_of.items() if len(symbols) == len(SYMBOLS))
-        assert max(decided.values(), default=0) <= 1, f"decided twice on {decided.most_common(1)}"
-        ids = Counter(
-            order.client_order_id
-            for order in self.account.orders.values()
-            if _leg(order.client_order_id) is Leg.ORDER
-        )
-        assert max(ids.values(), default=0) <= 1, f"sent twice: {ids.most_common(2)}"
-
-    def _rows(self) -> list[dict[str, str]]:
-        rows = rows_of(self.folder)
-        assert all(None not in row and None not in row.values() for row in rows), "torn rows"
-        return rows
-
-
-def _leg(client_id: str) -> Leg | None:
-    parsed = parse_client_order_id(client_id)
-    return parsed.leg if parsed is not None and parsed.agent == AGENT else None
+            check_fills(self.account, rows, symbol, self._optional)
+            check_end(self.account, rows, symbol)
+        check_nothing_twice(self.account, rows, SYMBOLS)
 
 
 def _tell(writing: int) -> None:

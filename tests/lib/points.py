@@ -17,7 +17,7 @@ from schedules import SYMBOLS, At
 from envs.errors import ConfigError
 from envs.risk import FileRiskStore
 from envs.step_log import CsvAppender
-from live import recovery
+from live import intent, recovery
 from live.exchange.rest import BinanceRest
 from live.paper.runtime import PaperServer
 from live.venues import LockStep
@@ -47,6 +47,7 @@ class Points:
         self.moved_at_s = time.monotonic()
         self.struck: list[At] = []
         self.on_point: Callable[[], None] = lambda: None
+        self.on_halt: Callable[[], None] = lambda: None
         self._events = events
         self._server = server
         self._lock = threading.Lock()
@@ -120,7 +121,7 @@ def patiently(control: Callable[[], Any]) -> Any:
 def pointed(points: Points) -> Iterator[None]:
     """Make every request and every write of this process a point."""
     send, ask = BinanceRest.send, LockStep._ask
-    append, save, write = CsvAppender.append, FileRiskStore.save, recovery._write_json
+    append, save, write = CsvAppender.append, FileRiskStore.save, recovery.write_json
     files: set[CsvAppender] = set()
 
     async def around(action: Callable[[], Any]) -> Any:
@@ -157,6 +158,8 @@ def pointed(points: Points) -> Iterator[None]:
     def pointed_save(self: FileRiskStore, state: Any) -> None:
         kill = points.enter()
         save(self, state)
+        if state.halted_reason:
+            points.on_halt()
         if kill is not None:
             points.die()
 
@@ -171,7 +174,8 @@ def pointed(points: Points) -> Iterator[None]:
         patch.setattr(LockStep, "_ask", pointed_ask)
         patch.setattr(CsvAppender, "append", pointed_append)
         patch.setattr(FileRiskStore, "save", pointed_save)
-        patch.setattr(recovery, "_write_json", pointed_write)
+        patch.setattr(recovery, "write_json", pointed_write)
+        patch.setattr(intent, "write_json", pointed_write)
         try:
             yield
         finally:

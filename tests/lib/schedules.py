@@ -17,6 +17,7 @@ import random
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 from support import market_of
 
@@ -62,7 +63,9 @@ SOCKETS = (
     "restart",
     "clock_skew",
 )
-OTHERS = ("manual_trade", "manual_close", "liquidate")
+OTHERS = ("manual_trade", "manual_close", "liquidate", "deleverage")
+DEAFENING = frozenset({*STREAMS, "silence_sockets", "half_open_sockets"})
+"""After these a client may not hear what the exchange tells, and need not notice."""
 KILLS = ("kill_before", "kill_after", "kill_within")
 FAULTS = (*REPLY_LOST, *REPLY_LATE, *ERRORS, *LIMITED, *REJECTED, *STREAMS, *SOCKETS, *OTHERS)
 _ABOUT_ORDERS = frozenset({"order_limited", *REJECTED} - {"stale_timestamp"})
@@ -122,8 +125,12 @@ class At(_Pasteable):
             settings["delay_ms"] = 40 * (
                 1 + self.n % 4
             )  # the last is longer than the client waits for a reply
-        if self.kind in ("stream_delay", "stream_reorder", "silence_sockets", "shutdown_sockets", "restart"):
+        if self.kind in ("stream_delay", "stream_reorder", "shutdown_sockets", "restart"):
             settings["delay_ms"] = 20 * (1 + self.n % 4)
+        if self.kind in ("stream_silence", "silence_sockets"):
+            settings["delay_ms"] = (0, 40, 120, 250)[self.n % 4]  # 0 for good
+        if self.kind == "deleverage":
+            settings["symbol"] = SYMBOLS[self.n % 2]
         if self.kind == "clock_skew":
             # Only ahead: a clock behind would say of the candle that just closed that it has not, though the exchange,
             # whose market stands still in lock-step, will never say otherwise.
@@ -214,46 +221,75 @@ class Schedule(_Pasteable):
         )
 
 
-# Those that cost no waiting are drawn more often: more schedules in the same time.
-_QUICK = (*ERRORS, *REJECTED, *OTHERS, "manual_trade", "delay_before", "stream_duplicate", "clock_skew")
-_KINDS = (*FAULTS, *_QUICK, *_QUICK, "lost_before", "lost_after", "lost_after")
 _TARGETS = (0.0, 0.25, -0.25, 0.5, -0.5, 1.0, -1.0)
+# A session begins with some 50 points and has at least 12 in each step.
+_POINTS_BEGINNING, _POINTS_PER_STEP = 50, 12
 
 
-def _events(most: int) -> st.SearchStrategy[tuple[At, ...]]:
-    # The first points are the start of a session; most of what can go wrong is in its steps.
-    points = st.one_of(st.integers(0, 25), st.integers(20, 150), st.integers(20, 150))
-    event = st.builds(At, point=points, kind=st.sampled_from(_KINDS), n=st.integers(0, 3))
-    kill = st.builds(At, point=points, kind=st.sampled_from(KILLS))
-    return st.tuples(st.lists(event, max_size=most), st.lists(kill, max_size=1)).map(
-        lambda both: tuple(sorted((*both[0], *both[1]), key=lambda one: one.point))
-    )
+@dataclass(frozen=True)
+class Size:
+    """How much there is at most in a schedule: sessions, and steps and chance events in each."""
+
+    sessions: int = 3
+    steps: int = 7
+    events: int = 4
 
 
-def schedules() -> st.SearchStrategy[Schedule]:
-    """Schedules of up to three sessions."""
-    target = st.sampled_from(_TARGETS)
+SMALL = Size(2, 4, 2)
+"""For a schedule in half the time."""
+
+
+def _sessions(size: Size, *kinds: str) -> st.SearchStrategy[Session]:
+    """Sessions in which, beside much else, each of these happens, if they live long enough."""
+
+    @st.composite
+    def session(draw: st.DrawFn) -> Session:
+        target = st.sampled_from(_TARGETS)
+        actions = draw(st.lists(st.tuples(target, target), min_size=2 if kinds else 1, max_size=size.steps))
+        points = st.integers(0, _POINTS_BEGINNING + _POINTS_PER_STEP * len(actions))
+
+        def at(kind: st.SearchStrategy[str]) -> st.SearchStrategy[At]:
+            return st.builds(At, point=points, kind=kind, n=st.integers(0, 3))
+
+        events = [draw(at(st.just(kind))) for kind in kinds]
+        events += draw(st.lists(at(st.sampled_from(FAULTS)), max_size=size.events))
+        if not any(event.kills for event in events):
+            events += draw(st.lists(at(st.sampled_from(KILLS)), max_size=1))
+        away = draw(_away())
+        flat = draw(st.sampled_from((False, False, False, True)))
+        return Session(tuple(actions), tuple(sorted(events, key=lambda one: one.point)), away, flat)
+
+    return session()
+
+
+def _away() -> st.SearchStrategy[Away]:
     trade = st.builds(At, point=st.just(0), kind=st.sampled_from(OTHERS), n=st.integers(0, 3))
-    away = st.builds(
+    return st.builds(
         Away,
         candles=st.sampled_from((0, 0, 1, 2, 5)),
         trades=st.lists(trade, max_size=2).map(tuple),
         torn_bytes=st.sampled_from((0, 0, 0, 7, 60)),
     )
-    session = st.builds(
-        Session,
-        actions=st.lists(st.tuples(target, target), min_size=1, max_size=7).map(tuple),
-        events=_events(4),
-        before=away,
-        flat_on_exit=st.sampled_from((False, False, False, True)),
-    )
-    return st.builds(
-        Schedule,
-        sessions=st.lists(session, min_size=1, max_size=3).map(tuple),
-        market=st.integers(0, 999),
-        wild=st.sampled_from((False, False, True)),
-        stops=st.booleans(),
-        drawdown=st.sampled_from((None, 0.04, 0.15)),
-        protective_stop=st.booleans(),
-        forked=st.sampled_from((False,) * 7 + (True,)),
+
+
+@st.composite
+def schedules(draw: st.DrawFn, kind: str, size: Size) -> Schedule:
+    """Schedules of some sessions, in one of which a kind of FAULTS or KILLS surely happens if it comes to it.
+
+    Left to chance alone a hundred schedules leave out many kinds.
+    """
+    others = draw(st.lists(_sessions(size), max_size=size.sessions - 1))
+    # Twice, since what comes before may change what the first one meets.
+    special = draw(_sessions(size, kind) if kind in KILLS else _sessions(size, kind, kind))
+    sessions = [*others, special] if draw(st.booleans()) else [special, *others]
+    # Hypothesis always tries the smallest first, which would be the same one each time.
+    assume(draw(st.integers(0, 2**32)) > 0)
+    return Schedule(
+        sessions=tuple(sessions),
+        market=draw(st.integers(0, 999)),
+        wild=draw(st.sampled_from((False, False, True))),
+        stops=draw(st.booleans()),
+        drawdown=draw(st.sampled_from((None, 0.04, 0.15))),
+        protective_stop=draw(st.booleans()),
+        forked=draw(st.sampled_from((False, False, False, True))),
     )
