@@ -38,10 +38,11 @@ from envs.view import RecentCandles
 from live.bridge import LoopThread
 from live.candle_feed import CandleFeed, RequestCandle
 from live.exchange.base import Candle, Exchange
+from live.fill_events import events_of
 from live.history import LiveHistory
 from live.intent import Intent
 from live.live_account import Beginning, LiveAccount, Meanwhile
-from live.order_desk import OrderDesk, Outcome, events_of
+from live.order_desk import OrderDesk, Outcome
 from live.resume import Resume
 from live.triggers import TriggerDesk
 

@@ -20,15 +20,15 @@ from envs.account import (
     PlannedOrder,
     Protection,
     Side,
-    classify,
 )
 from envs.errors import ExchangeError, OrderRejectedError, OutcomeUnknownError
 from envs.instruments import Instrument
 from envs.planning import to_decimal
 from envs.settings import EnvConfig
-from live.exchange.base import Exchange, OrderReport, client_order_id, parse_client_order_id
+from live.exchange.base import Exchange, OrderReport, client_order_id
 from live.exchange.budget import reducing_risk
 from live.exchange.client_ids import MAX_ATTEMPTS
+from live.fill_events import events_of
 from live.intent import Intent
 from live.live_account import LiveAccount
 from live.triggers import TriggerDesk
@@ -385,38 +385,3 @@ class OrderDesk:
 
 def _fills_of(results: Iterable[OrderResult]) -> list[Fill]:
     return [fill for result in results for fill in result.fills]
-
-
-def events_of(
-    fills: Sequence[Fill], after: Mapping[str, Decimal], *, recovered: bool = False
-) -> tuple[CandleEvent, ...]:
-    """What fills that no step asked for did to positions that are now `after` (signed, by symbol)."""
-    held = dict(after)
-    for fill in fills:
-        held[fill.symbol] -= fill.signed_quantity
-    events = []
-    for fill in fills:
-        events.append(_event(fill, held[fill.symbol], recovered=recovered))
-        held[fill.symbol] += fill.signed_quantity
-    return tuple(events)
-
-
-def _event(fill: Fill, held: Decimal, *, recovered: bool) -> CandleEvent:
-    parsed = parse_client_order_id(fill.client_order_id)
-    if fill.liquidation:
-        kind = ActionType.LIQUIDATION
-    elif parsed is not None and parsed.leg in (Leg.STOP, Leg.PROTECTIVE_STOP):
-        kind = ActionType.STOP_LOSS
-    elif parsed is not None and parsed.leg is Leg.TAKE_PROFIT:
-        kind = ActionType.TAKE_PROFIT
-    elif parsed is not None and parsed.leg is Leg.EMERGENCY:
-        kind = ActionType.EMERGENCY_CLOSE
-    else:
-        kind = classify(held, held + fill.signed_quantity)
-    if recovered:
-        note = f"recovered after a restart: order {fill.client_order_id or fill.order_id}"
-    elif parsed is None and not fill.liquidation:
-        note = f"not our order: {fill.client_order_id or fill.order_id}"
-    else:
-        note = ""
-    return CandleEvent(kind, fill, note)
