@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from agents.arena.standings import COLUMNS, Standing, short_spec
 from agents.arena.tournament import TOURNAMENT_COLUMNS, Tournament, tournament_title
+from agents.report.html import PAGE_POLICY
 
 MAX_POINTS = 3000
 """Most points of one line; longer ones are thinned, their last point kept."""
@@ -22,7 +23,6 @@ _COLOURS = (
     "#2457c5", "#c9791a", "#12805c", "#7b1fa2", "#c0392b", "#0f7f8f", "#8a6d1f", "#51627a", "#d1458b", "#4b8b3b",
 )  # fmt: skip
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 _PAGE = """\
 <!doctype html>
@@ -152,7 +152,7 @@ def _write_page(
     )
     banners += [f'<p class="banner note">{escape(notice)}</p>' for notice in notices]
     page = _PAGE.format(
-        policy=_POLICY,
+        policy=PAGE_POLICY,
         title=escape(title),
         subtitle=escape(subtitle),
         style=resources.files("agents.report").joinpath("report.css").read_text(encoding="utf-8"),

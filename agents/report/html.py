@@ -20,8 +20,8 @@ from envs.candles import interval_name
 if TYPE_CHECKING:
     from agents.backtest import BacktestResult
 
-# The browser itself then refuses to fetch anything.
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+"""Content-Security-Policy of a page: the browser itself then refuses to fetch anything."""
 
 _SOURCE_CHARACTERS = 90
 
@@ -105,7 +105,7 @@ def render(result: BacktestResult, config: Mapping[str, Any]) -> str:
         )
     )
     return _PAGE.format(
-        policy=_POLICY,
+        policy=PAGE_POLICY,
         title=escape(_title(result)),
         style=_asset("report.css"),
         body=body,

@@ -326,9 +326,8 @@ def _fill_events(connection: Connection, names: Names, where: dict[str, Any]) ->
                                 stored_decimal(cell)
                         raise
                 if side == "SELL":
-                    quantity = (
-                        quantity.copy_negate()
-                    )  # an operator would round to the precision of whoever calls
+                    # An operator would round to the precision of whoever calls.
+                    quantity = quantity.copy_negate()
                 elif side != "BUY":
                     place = names.exchange_name(connection, where["exchange_id"]), where["symbol"], trade_id
                     raise LedgerError(f"fill {place} has side {side!r}; the database is damaged")

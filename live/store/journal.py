@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
 from live.store.bulk import BulkInsert
 from live.store.database import Store
@@ -164,10 +164,7 @@ class Journal:
                 statement = statement.where(Order.status.in_(statuses))
             found = []
             for row in connection.execute(statement.order_by(Order.created_ms, Order.id)):
-                values = row._asdict()
-                owner = "" if row.account_id is None else names.name(connection, row.account_id)[1]
-                for name in ("id", "exchange_id", "account_id"):
-                    del values[name]
+                owner, values = _owned(connection, names, row)
                 found.append(OrderRecord(exchange=exchange, agent=owner, **values))
             return found
 
@@ -319,10 +316,7 @@ class Journal:
                 statement = statement.where(EmergencyRow.acknowledged_ms.is_(None))
             found = []
             for row in connection.execute(statement.order_by(EmergencyRow.time_ms, EmergencyRow.id)):
-                values = row._asdict()
-                agent = "" if row.account_id is None else names.name(connection, row.account_id)[1]
-                for name in ("id", "exchange_id", "account_id"):
-                    del values[name]
+                agent, values = _owned(connection, names, row)
                 found.append(
                     Emergency(
                         exchange=exchange, agent=agent, **{**values, "failures": tuple(values["failures"])}
@@ -351,6 +345,15 @@ def _names(connection: Connection) -> Names:
     names = Names()
     names.load(connection)
     return names
+
+
+def _owned(connection: Connection, names: Names, row: Row[Any]) -> tuple[str, dict[str, Any]]:
+    """Whose a row is, empty for nobody's, and its columns without ids."""
+    values = row._asdict()
+    owner = "" if row.account_id is None else names.name(connection, row.account_id)[1]
+    for name in ("id", "exchange_id", "account_id"):
+        del values[name]
+    return owner, values
 
 
 def _values(connection: Connection, names: Names, record: Any, *, optional: bool = False) -> dict[str, Any]:
