@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
@@ -50,7 +51,7 @@ class AgentPorts:
         self._account = account
         self._folder = folder
         self._syncing = syncing
-        self._exchanges: list[Exchange] = []
+        self._opened = AsyncExitStack()
         self.accounts: dict[str | None, SharedAccount] = {}
 
     async def __aenter__(self) -> Self:
@@ -69,7 +70,7 @@ class AgentPorts:
                     continue
                 name = self._account if real is None else f"{self._account}.{real}"
                 exchange = self._connect(real)
-                self._exchanges.append(exchange)
+                self._opened.push_async_callback(exchange.close)
                 await exchange.connect()
                 sync = TradeSync(
                     exchange, self._ledger, symbols=settings.symbols, account=name, settings=self._syncing
@@ -77,19 +78,16 @@ class AgentPorts:
                 store = None if self._folder is None else FileRiskStore(self._folder / f"account_{name}.json")
                 account = SharedAccount(exchange, self._ledger, sync, settings, store=store)
                 await account.start(acknowledge_emergency=acknowledge_emergency)
+                self._opened.push_async_callback(account.close)
                 self.accounts[real] = account
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Close every account and its connection."""
-        for account in self.accounts.values():
-            await account.close()
-        for exchange in self._exchanges:
-            await exchange.close()
+        """Close every account, then its connection; one that cannot be closed keeps none of the others open."""
         self.accounts = {}
-        self._exchanges = []
+        await self._opened.aclose()
 
     def __getitem__(self, agent: str) -> SubAccount:
         """An agent's port.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Self
+from typing import Self
 
 from envs.account import ZERO
 from envs.errors import ConfigError, ExchangeError, HaltedError, LedgerError
@@ -280,7 +280,7 @@ class SharedAccount:
     def _touch(self, agent: str, symbol: str) -> None:
         """Something happened to an agent's position: look what is left over."""
         if symbol in self.view.instruments:
-            self._spawn(f"tidy {agent} {symbol}", self._tidy(agent, symbol))
+            self._tidy_soon(agent, symbol)
         self._dirty.set()
 
     def _touch_all(self) -> None:
@@ -288,14 +288,15 @@ class SharedAccount:
             for symbol in self.view.instruments:
                 self._touch(agent, symbol)
 
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Run something in the background, once at a time under a name; a second after the first."""
+    def _tidy_soon(self, agent: str, symbol: str) -> None:
+        """Tidy up in the background, once at a time for a position; a second time after the first."""
+        name = f"tidy {agent} {symbol}"
         previous = self._tasks.get(name)
 
         async def run() -> None:
             if previous is not None and not previous.done():
                 await asyncio.wait({previous})
-            await work
+            await self._tidy(agent, symbol)
 
         task = asyncio.get_running_loop().create_task(run(), name=name)
         self._tasks[name] = task

@@ -10,7 +10,7 @@ from live_support import flat_market
 from subaccount_support import SYNCING, connector
 
 from envs.account import Leg, Order, Side
-from envs.errors import ConfigError, CredentialsError
+from envs.errors import ConfigError, CredentialsError, ExchangeError
 from live.bridge import LoopThread
 from live.exchange.binance import BinanceExchange
 from live.exchange.client_ids import client_order_id
@@ -18,7 +18,13 @@ from live.ledger import Ledger
 from live.paper.account import PaperAccount
 from live.paper.feeds import ReplayFeed
 from live.paper.runtime import PaperServer
-from live.subaccount import AgentPorts, SharedAccountSettings, SubAccount, sub_account_credentials
+from live.subaccount import (
+    AgentPorts,
+    SharedAccount,
+    SharedAccountSettings,
+    SubAccount,
+    sub_account_credentials,
+)
 
 D = Decimal
 VALUES = {
@@ -65,6 +71,50 @@ def test_an_agent_may_have_a_real_account_of_its_own(tmp_path: Path) -> None:
         assert books["paper"].position("BTCUSDT").quantity == 0
         assert set(ledger.exchanges()) == {"paper", "paper.one"}
         assert ledger.capital("paper.one", "own") == 300
+    finally:
+        ledger.close()
+        server.stop()
+
+
+def test_an_account_that_cannot_be_closed_keeps_no_other_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = (PaperAccount(wallet_usdt=D(5000)), PaperAccount("one", "paper", D(300)))
+    server = PaperServer.start(ReplayFeed(flat_market(), 1), accounts)
+    ledger = Ledger.open(str(tmp_path / "a.db"))
+    settings = SharedAccountSettings.parse(VALUES)
+    closed: list[str] = []
+
+    def connect(real: str | None) -> BinanceExchange:
+        exchange = connector(server, settings.symbols, real or "paper")
+        close = exchange.close
+
+        async def close_and_tell() -> None:
+            await close()
+            closed.append(real or "shared")
+
+        exchange.close = close_and_tell  # type: ignore[method-assign]
+        return exchange
+
+    really_close = SharedAccount.close
+
+    async def close_badly(account: SharedAccount) -> None:
+        await really_close(account)
+        if account.account == "paper.one":
+            raise ExchangeError("the stream does not end")
+
+    monkeypatch.setattr(SharedAccount, "close", close_badly)
+
+    async def play() -> None:
+        ports = AgentPorts(settings, connect, ledger, account="paper", syncing=SYNCING)
+        await ports.open()
+        with pytest.raises(ExchangeError, match="does not end"):
+            await ports.close()
+
+    try:
+        with LoopThread() as bridge:
+            bridge.call(play(), timeout_s=20)
+        assert closed == ["one", "shared"]
     finally:
         ledger.close()
         server.stop()
