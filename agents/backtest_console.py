@@ -11,49 +11,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from agents.formatting import count, money, percent, ratio, share
 from agents.metrics import Metrics
 from agents.simulate import OnStep, describe_span
 from envs.candles import interval_name
 
 if TYPE_CHECKING:
-    from agents.backtest import BacktestResult
+    from agents.backtest_run import BacktestResult
 
 # Redrawing at every step would cost more than the step.
 STEPS_PER_UPDATE = 256
 
 
-def _money(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.2f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2%}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _count(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
-
-
 FIGURES: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
-    ("final_equity", "Final equity, USDT", _money),
-    ("total_return", "Total return", _percent),
-    ("sharpe", "Sharpe ratio, yearly", _ratio),
-    ("sortino", "Sortino ratio, yearly", _ratio),
-    ("max_drawdown", "Largest drawdown", _share),
-    ("trades", "Round trips", _count),
-    ("win_rate", "Win rate after fees", _share),
-    ("fees", "Fees paid, USDT", _money),
-    ("funding", "Funding received, USDT", _money),
-    ("liquidations", "Liquidations", _count),
-    ("steps", "Steps", _count),
+    ("final_equity", "Final equity, USDT", money),
+    ("total_return", "Total return", percent),
+    ("sharpe", "Sharpe ratio, yearly", ratio),
+    ("sortino", "Sortino ratio, yearly", ratio),
+    ("max_drawdown", "Largest drawdown", share),
+    ("trades", "Round trips", count),
+    ("win_rate", "Win rate after fees", share),
+    ("fees", "Fees paid, USDT", money),
+    ("funding", "Funding received, USDT", money),
+    ("liquidations", "Liquidations", count),
+    ("steps", "Steps", count),
 )
 """The metrics in the order that they are shown in: attribute, label, format."""
 

@@ -14,6 +14,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from agents.formatting import money, percent, share
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -67,31 +69,19 @@ def ranked(standings: Iterable[Standing]) -> tuple[Standing, ...]:
     return tuple(found)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2%}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.2f}"
-
-
 def _cost(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.4f}" if value else "-"
 
 
 COLUMNS: tuple[tuple[str, str, Any], ...] = (
-    ("equity", "equity", _number),
-    ("total_return", "return", _percent),
-    ("net_return", "net of LLM", _percent),
-    ("sharpe", "Sharpe", _number),
-    ("max_drawdown", "drawdown", _share),
+    ("equity", "equity", money),
+    ("total_return", "return", percent),
+    ("net_return", "net of LLM", percent),
+    ("sharpe", "Sharpe", money),
+    ("max_drawdown", "drawdown", share),
     ("trades", "trades", str),
-    ("win_rate", "wins", _share),
-    ("fees", "fees", _number),
+    ("win_rate", "wins", share),
+    ("fees", "fees", money),
     ("llm_cost", "LLM USD", _cost),
     ("holds", "failed", str),
     ("ending", "ended", str),

@@ -18,7 +18,7 @@ from agents.simulate import describe_span
 from envs.candles import interval_name
 
 if TYPE_CHECKING:
-    from agents.backtest import BacktestResult
+    from agents.backtest_run import BacktestResult
 
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """Content-Security-Policy of a page: the browser itself then refuses to fetch anything."""

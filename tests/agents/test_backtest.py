@@ -21,7 +21,8 @@ import yaml
 from policy_run import make_run
 from support import HOUR_MS, START_MS, candle_set, market_of
 
-from agents.backtest import LIST_OPTIONS, main, run_backtest
+from agents.backtest import LIST_OPTIONS, main
+from agents.backtest_run import run_backtest
 from agents.catalog import make_agent
 from agents.command_line import spread_lists
 from agents.metrics import Metrics

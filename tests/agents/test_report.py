@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import pytest
 from support import flat_rows, market_of
 
-from agents.backtest import BacktestResult, run_backtest
+from agents.backtest_run import BacktestResult, run_backtest
 from agents.catalog import make_agent
 from agents.report.figures import returns_figure, run_figure
 from agents.report.html import render
