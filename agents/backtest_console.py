@@ -69,18 +69,19 @@ def progress(*, shown: bool, every: int = STEPS_PER_UPDATE) -> Iterator[OnStep |
         yield on_step
 
 
+def warn_synthetic(console: Console) -> None:
+    """Say that the market is none."""
+    told = " SYNTHETIC MARKET: these prices were made up; the figures say nothing about a real one. "
+    console.print(Text(told, "black on yellow"))
+
+
 def show(result: BacktestResult) -> None:
     """Print the table of figures, the notices and the files."""
     # Paths must stay whole where the output is copied from or piped on.
     console = Console(soft_wrap=True, highlight=False)
     done = result.simulation
     if result.market.synthetic:
-        console.print(
-            Text(
-                " SYNTHETIC MARKET: these prices were made up; the figures say nothing about a real one. ",
-                "black on yellow",
-            )
-        )
+        warn_synthetic(console)
     if done.emergency is not None:
         console.print(Text(f" EMERGENCY: {done.emergency.reason} ", "bold white on red"))
         if not done.emergency.succeeded:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,18 +12,17 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from agents.arena.config import ArenaConfig, Entrant, enter
-from agents.arena.offline import ArenaResult, OnProgress, build_arena, check_fit, run_arena
+from agents.arena.console import progress, show, show_estimates, wide
+from agents.arena.offline import ArenaResult, build_arena, check_fit, run_arena
 from agents.arena.report import write_arena_report, write_tournament_report
-from agents.arena.standings import leaderboard_table, width_for_tables, write_csv, write_leaderboard
+from agents.arena.standings import write_csv, write_leaderboard
 from agents.arena.tournament import Tournament, tournament_of, tournament_table
 from agents.backtest_config import BacktestConfig, open_market
 from agents.backtest_files import create_folder, iso_time, stamp_of, versions, write_config, write_json
 from agents.command_line import interruptible
-from agents.run import Ending
 from envs.candles import interval_name
 from envs.errors import ConfigError
 from envs.futures_env import FuturesEnv
@@ -92,101 +90,191 @@ def run_command(options: ArenaOptions) -> int:
     Raises:
         InputError: what was given cannot be used.
     """
-    config = ArenaConfig.read(options.arena)
-    settings = _market_settings(options.settings, config)
-    seeds = options.all_seeds()
-    console = Console(soft_wrap=True, highlight=False)
-    notices: list[str] = []
-    market = open_market(settings, "flat", options.training_runs, notices.append)
-    _check_market(market, config)
-    first = _enter(options, config, seeds[0], repeated=len(seeds) > 1)
-    span = parse_time_ms(settings.run.start), parse_time_ms(settings.run.end)
-    envs = build_arena(first, market, start=span[0], end=span[1])
-    notices += [one.note for one in first if one.note]
-    if any(one.is_llm for one in first) and (options.dry_run or not (options.quiet or options.as_json)):
-        _show_estimates(first, envs, len(seeds), options.window)
-    if options.dry_run:
-        for notice in notices:
-            console.print(Text(f"note: {notice}", "yellow"))
-        return 0
-    check_fit(first, envs, seeds[0])
-    stamp = stamp_of(datetime.now(UTC))
-    folder = create_folder(ARENAS / f"{config.name}_{stamp}", options.out)
-    if (folder / "leaderboard.json").exists() or (folder / "tournament.json").exists():
-        raise ConfigError(f"{folder} holds an arena already; give another folder with --out")
-    write_config(folder / "config.yaml", _recorded(options, config, settings, market, seeds))
-    results: dict[int, ArenaResult] = {}
-    told: set[str] = set()
-    with interruptible() as should_stop:
-        for number, seed in enumerate(seeds):
-            own_market = market
-            if number:
-                if should_stop():
+    return _Command(options).run()
+
+
+class _Command:
+    """One call of the command: the arena's agents on one market, once per seed."""
+
+    def __init__(self, options: ArenaOptions) -> None:
+        self._options = options
+        self._config = ArenaConfig.read(options.arena)
+        self._settings = _market_settings(options.settings, self._config)
+        self._seeds = options.all_seeds()
+        self._repeated = len(self._seeds) > 1
+        self._console = Console(soft_wrap=True, highlight=False)
+        self._notices: list[str] = []
+        self._told: set[str] = set()
+        self._market = self._open_market(self._settings)
+        _check_market(self._market, self._config)
+        self._span = parse_time_ms(self._settings.run.start), parse_time_ms(self._settings.run.end)
+
+    def run(self) -> int:
+        """See `run_command`."""
+        options = self._options
+        first = self._enter(self._seeds[0])
+        envs = self._build(first, self._market)
+        self._notices += [one.note for one in first if one.note]
+        if any(one.is_llm for one in first) and (options.dry_run or not (options.quiet or options.as_json)):
+            show_estimates(first, envs, len(self._seeds), options.window)
+        if options.dry_run:
+            for notice in self._notices:
+                self._console.print(Text(f"note: {notice}", "yellow"))
+            return 0
+        check_fit(first, envs, self._seeds[0])
+        stamp = stamp_of(datetime.now(UTC))
+        folder = create_folder(ARENAS / f"{self._config.name}_{stamp}", options.out)
+        if (folder / "leaderboard.json").exists() or (folder / "tournament.json").exists():
+            raise ConfigError(f"{folder} holds an arena already; give another folder with --out")
+        write_config(folder / "config.yaml", self._recorded())
+        results: dict[int, ArenaResult] = {}
+        with interruptible() as should_stop:
+            for number, seed in enumerate(self._seeds):
+                if number and should_stop():
                     break
-                if market.synthetic:
-                    own_market = open_market(
-                        _seeded(settings, seed), "flat", options.training_runs, notices.append
-                    )
-            entrants = first if number == 0 else _enter(options, config, seed, repeated=True)
-            if number or options.window is not None:
-                start, end = span
-                if options.window is not None:
-                    base = (
-                        envs
-                        if own_market is market
-                        else build_arena(entrants, own_market, start=start, end=end)
-                    )
-                    start, end = draw_window(base, options.window, seed)
-                own_envs = build_arena(entrants, own_market, start=start, end=end)
-            else:
-                own_envs = envs
-            own_folder = folder if len(seeds) == 1 else folder / f"seed-{seed}"
-            own_folder.mkdir(exist_ok=True)
-            title = (
-                f"{config.name}, seed {seed} ({number + 1}/{len(seeds)})" if len(seeds) > 1 else config.name
+                entrants = self._enter(seed) if number else first
+                results[seed] = self._play(number, entrants, envs, folder, stamp, should_stop)
+        tournament = self._finish_tournament(results, folder) if self._repeated else None
+        if not options.quiet:
+            self._console.print(Text(f"files: {folder}"))
+        if options.as_json:
+            sys.stdout.write(json.dumps(_summary(results, tournament, folder), allow_nan=False) + "\n")
+        cut_short = len(results) < len(self._seeds) or any(one.stopped for one in results.values())
+        return 130 if cut_short else 0
+
+    def _open_market(self, settings: BacktestConfig) -> Market:
+        return open_market(settings, "flat", self._options.training_runs, self._notices.append)
+
+    def _build(
+        self, entrants: Sequence[Entrant], market: Market, span: tuple[int | None, int | None] | None = None
+    ) -> dict[str, FuturesEnv]:
+        start, end = span or self._span
+        return build_arena(entrants, market, start=start, end=end)
+
+    def _enter(self, seed: int) -> list[Entrant]:
+        options = self._options
+        llm: dict[str, Any] = {}
+        if options.offline:
+            llm["offline"] = True
+        if options.blind:
+            llm["blind"] = {"enabled": True}
+        overrides: dict[str, Mapping[str, Any]] = {}
+        if options.max_drawdown is not None:
+            overrides["risk"] = {"max_drawdown_fraction": options.max_drawdown}
+        return enter(
+            self._config,
+            seed=seed,
+            training_runs=options.training_runs,
+            llm=llm,
+            ask=not (options.dry_run or options.offline),
+            overrides=overrides,
+            cache_apart=f"seed-{seed}" if self._repeated else "",
+        )
+
+    def _play(
+        self,
+        number: int,
+        entrants: Sequence[Entrant],
+        envs: Mapping[str, FuturesEnv],
+        folder: Path,
+        stamp: str,
+        should_stop: Callable[[], bool],
+    ) -> ArenaResult:
+        """Play one repeat and write it; `envs` are the first one's."""
+        options, seed = self._options, self._seeds[number]
+        market = self._market
+        if number and market.synthetic:
+            market = self._open_market(_seeded(self._settings, seed))
+        known = envs if market is self._market else self._build(entrants, market)
+        if options.window is not None:
+            envs = self._build(entrants, market, draw_window(known, options.window, seed))
+        else:
+            envs = self._build(entrants, market) if number and known is envs else known
+        title = self._config.name
+        if self._repeated:
+            folder = folder / f"seed-{seed}"
+            folder.mkdir(exist_ok=True)
+            title += f", seed {seed} ({number + 1}/{len(self._seeds)})"
+        with progress(title, entrants, envs, shown=not (options.quiet or options.as_json)) as tell:
+            result = run_arena(
+                entrants,
+                envs,
+                seed=seed,
+                folder=folder,
+                stamp=stamp,
+                should_stop=should_stop,
+                on_progress=tell,
             )
-            with _progress(title, entrants, own_envs, shown=not (options.quiet or options.as_json)) as tell:
-                result = run_arena(
-                    entrants, own_envs, seed=seed, folder=own_folder, stamp=stamp, should_stop=should_stop,
-                    on_progress=tell,
-                )  # fmt: skip
-            results[seed] = result
-            _write(own_folder, config, result, own_market, seed, notices, report=options.report)
-            if not options.quiet:
-                _show(console, title, result, own_market, notices, told)
-    tournament = None
-    stopped = any(
-        one.ending is Ending.STOPPED for result in results.values() for one in result.simulations.values()
-    )
-    if len(seeds) > 1:
-        # A repeat that was cut short is no repeat of the others.
-        whole = {
-            seed: result.standings
-            for seed, result in results.items()
-            if not any(one.ending is Ending.STOPPED for one in result.simulations.values())
+        self._write(folder, result, market, seed)
+        if not options.quiet:
+            show(self._console, title, result, market, self._notices, self._told)
+        return result
+
+    def _finish_tournament(self, results: Mapping[int, ArenaResult], folder: Path) -> Tournament | None:
+        """Compare the repeats that were not cut short, and write that; None where there are none."""
+        whole = {seed: result.standings for seed, result in results.items() if not result.stopped}
+        if not whole:
+            return None
+        config, window = self._config, self._options.window
+        tournament = tournament_of(whole)
+        write_json(folder / "tournament.json", {"arena": config.name, **tournament.to_dict()})
+        write_csv(folder / "tournament.csv", [one.to_dict() for one in tournament.records])
+        if self._options.report:
+            write_tournament_report(
+                folder / "report.html",
+                f"Tournament {config.name}",
+                f"{', '.join(config.symbols)}, {config.interval} candles"
+                + (f", {window} of them in each repeat" if window is not None else ""),
+                tournament,
+                whole,
+                list(dict.fromkeys(self._notices)),
+                synthetic=self._market.synthetic,
+            )
+        if not self._options.quiet:
+            wide(self._console).print(tournament_table(tournament))
+        return tournament
+
+    def _write(self, folder: Path, result: ArenaResult, market: Market, seed: int) -> None:
+        start_ms, end_ms = result.span_ms
+        about = {
+            "arena": self._config.name,
+            "symbols": list(market.symbols),
+            "interval": interval_name(market.interval_ms),
+            "start": iso_time(start_ms),
+            "end": iso_time(end_ms),
+            "seed": seed,
+            "synthetic": market.synthetic,
+            "data_hash": market.data_hash(),
+            "notices": list(dict.fromkeys((*self._notices, *result.notices))),
         }
-        if whole:
-            tournament = tournament_of(whole)
-            write_json(folder / "tournament.json", {"arena": config.name, **tournament.to_dict()})
-            write_csv(folder / "tournament.csv", [one.to_dict() for one in tournament.records])
-            if options.report:
-                write_tournament_report(
-                    folder / "report.html",
-                    f"Tournament {config.name}",
-                    f"{', '.join(config.symbols)}, {config.interval} candles"
-                    + (f", {options.window} of them in each repeat" if options.window is not None else ""),
-                    tournament,
-                    whole,
-                    list(dict.fromkeys(notices)),
-                    synthetic=market.synthetic,
-                )
-            if not options.quiet:
-                _wide(console).print(tournament_table(tournament))
-    if not options.quiet:
-        console.print(Text(f"files: {folder}"))
-    if options.as_json:
-        sys.stdout.write(json.dumps(_summary(results, tournament, folder), allow_nan=False) + "\n")
-    return 130 if stopped or len(results) < len(seeds) else 0
+        write_leaderboard(folder, result.standings, about)
+        if not self._options.report:
+            return
+        write_arena_report(
+            folder / "report.html",
+            f"Arena {self._config.name}",
+            f"{', '.join(market.symbols)}, {interval_name(market.interval_ms)} candles, {format_time(start_ms)} to "
+            f"{format_time(end_ms)}",
+            # In the arena's order: an agent has the same colour on every page.
+            {name: (one.time_ms, one.equity) for name, one in result.simulations.items()},
+            result.standings,
+            about["notices"],  # type: ignore[arg-type]
+            synthetic=market.synthetic,
+        )
+
+    def _recorded(self) -> dict[str, Any]:
+        return {
+            "arena": self._config.model_dump(mode="json"),
+            "run": self._settings.run.model_dump(mode="json", exclude={"agent"}),
+            "market": self._settings.market.model_dump(mode="json"),
+            "record": {
+                "file": str(self._options.arena.resolve()),
+                "seeds": list(self._seeds),
+                "window": self._options.window,
+                "data_hash": self._market.data_hash(),
+                "versions": versions(),
+            },
+        }
 
 
 def _market_settings(settings: BacktestConfig, config: ArenaConfig) -> BacktestConfig:
@@ -223,26 +311,6 @@ def _check_market(market: Market, config: ArenaConfig) -> None:
         )
 
 
-def _enter(options: ArenaOptions, config: ArenaConfig, seed: int, *, repeated: bool) -> list[Entrant]:
-    llm: dict[str, Any] = {}
-    if options.offline:
-        llm["offline"] = True
-    if options.blind:
-        llm["blind"] = {"enabled": True}
-    overrides: dict[str, Mapping[str, Any]] = {}
-    if options.max_drawdown is not None:
-        overrides["risk"] = {"max_drawdown_fraction": options.max_drawdown}
-    return enter(
-        config,
-        seed=seed,
-        training_runs=options.training_runs,
-        llm=llm,
-        ask=not (options.dry_run or options.offline),
-        overrides=overrides,
-        cache_apart=f"seed-{seed}" if repeated else "",
-    )
-
-
 def draw_window(envs: Mapping[str, FuturesEnv], candles: int, seed: int) -> tuple[int, int]:
     """Half open span, UTC ms, of so many candles somewhere in the common span; the seed draws where.
 
@@ -257,149 +325,6 @@ def draw_window(envs: Mapping[str, FuturesEnv], candles: int, seed: int) -> tupl
     start = first + int(np.random.default_rng(seed).integers(0, room + 1))
     times = env.market.open_time_ms
     return int(times[start]), int(times[start + candles]) + env.market.interval_ms
-
-
-def _show_estimates(
-    entrants: Sequence[Entrant], envs: Mapping[str, FuturesEnv], repeats: int, window: int | None
-) -> None:
-    """Print what each model will cost at most, and the sum."""
-    from agents.llm.agent import LlmAgent
-    from agents.llm.estimate import describe, guess
-
-    low = high = 0.0
-    unknown = []
-    for one in entrants:
-        if not one.is_llm:
-            continue
-        agent = one.setup.agent
-        assert isinstance(agent, LlmAgent)
-        env = envs[one.name]
-        estimate = guess(agent, env, steps=window)
-        for line in describe(agent.config, estimate, env.market.interval_ms):
-            sys.stdout.write(f"{line}\n")
-        if agent.config.offline:
-            continue
-        if estimate.usd_cached is None or estimate.usd_full is None:
-            unknown.append(one.name)
-            continue
-        low, high = low + repeats * estimate.usd_cached, high + repeats * estimate.usd_full
-    times = f" for {repeats} repeats" if repeats > 1 else ""
-    without = f", without {', '.join(unknown)}, whose price is unknown" if unknown else ""
-    sys.stdout.write(f"all models together{times}: {low:,.2f} to {high:,.2f} USD{without}\n")
-    sys.stdout.flush()
-
-
-@contextmanager
-def _progress(
-    title: str, entrants: Sequence[Entrant], envs: Mapping[str, FuturesEnv], *, shown: bool
-) -> Iterator[OnProgress | None]:
-    """A bar per agent; nothing where stdout is no terminal."""
-    console = Console()
-    if not shown or not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        console.print(Text(title, "bold"))
-        tasks = {one.name: bar.add_task(one.name, total=None) for one in entrants}
-
-        def tell(name: str, done: int, planned: int) -> None:
-            # An agent without a model makes many steps between two redraws: the bar draws by itself.
-            if done % 16 == 0 or done == planned or done < 16:
-                bar.update(tasks[name], completed=done, total=planned)
-
-        yield tell
-
-
-def _write(
-    folder: Path,
-    config: ArenaConfig,
-    result: ArenaResult,
-    market: Market,
-    seed: int,
-    notices: Sequence[str],
-    *,
-    report: bool,
-) -> None:
-    start_ms, end_ms = span_of(result)
-    about = {
-        "arena": config.name,
-        "symbols": list(market.symbols),
-        "interval": interval_name(market.interval_ms),
-        "start": iso_time(start_ms),
-        "end": iso_time(end_ms),
-        "seed": seed,
-        "synthetic": market.synthetic,
-        "data_hash": market.data_hash(),
-        "notices": list(dict.fromkeys((*notices, *result.notices))),
-    }
-    write_leaderboard(folder, result.standings, about)
-    if not report:
-        return
-    write_arena_report(
-        folder / "report.html",
-        f"Arena {config.name}",
-        f"{', '.join(market.symbols)}, {interval_name(market.interval_ms)} candles, {format_time(start_ms)} to "
-        f"{format_time(end_ms)}",
-        # In the arena's order: an agent has the same colour on every page.
-        {name: (one.time_ms, one.equity) for name, one in result.simulations.items()},
-        result.standings,
-        about["notices"],  # type: ignore[arg-type]
-        synthetic=market.synthetic,
-    )
-
-
-def span_of(result: ArenaResult) -> tuple[int, int]:
-    """What the longest of the runs covered, UTC ms."""
-    spans = [one.span_ms for one in result.simulations.values()]
-    return min(start for start, _ in spans), max(end for _, end in spans)
-
-
-def _show(
-    console: Console,
-    title: str,
-    result: ArenaResult,
-    market: Market,
-    notices: Sequence[str],
-    told: set[str],
-) -> None:
-    """Print a leaderboard and what was not `told` yet."""
-    if market.synthetic:
-        console.print(
-            Text(" SYNTHETIC MARKET: these prices were made up; the figures say nothing about a real one. ",
-                 "black on yellow")
-        )  # fmt: skip
-    start_ms, end_ms = span_of(result)
-    said = f"{title}: {', '.join(market.symbols)}, {interval_name(market.interval_ms)} candles, "
-    console.print(Text(f"{said}{format_time(start_ms)} to {format_time(end_ms)}"))
-    width = width_for_tables(console)
-    _wide(console).print(leaderboard_table(result.standings, width=width))
-    for notice in dict.fromkeys((*notices, *result.notices)):
-        if notice not in told:
-            console.print(Text(f"note: {notice}", "yellow"))
-    told.update(notices, result.notices)
-
-
-def _wide(console: Console) -> Console:
-    """A table that wraps is no table."""
-    return Console(highlight=False, width=width_for_tables(console))
-
-
-def _recorded(
-    options: ArenaOptions, config: ArenaConfig, settings: BacktestConfig, market: Market, seeds: Sequence[int]
-) -> dict[str, Any]:
-    return {
-        "arena": config.model_dump(mode="json"),
-        "run": settings.run.model_dump(mode="json", exclude={"agent"}),
-        "market": settings.market.model_dump(mode="json"),
-        "record": {
-            "file": str(options.arena.resolve()),
-            "seeds": list(seeds),
-            "window": options.window,
-            "data_hash": market.data_hash(),
-            "versions": versions(),
-        },
-    }
 
 
 def _summary(

@@ -11,6 +11,7 @@ from pathlib import Path
 from agents.arena.config import Entrant
 from agents.arena.standings import Standing, net_return, ranked
 from agents.base import KeepsRecords
+from agents.run import Ending
 from agents.simulate import Simulation, build_env, simulate
 from envs.errors import ConfigError
 from envs.features import FeatureConfig, FeatureTable, market_features
@@ -34,6 +35,17 @@ class ArenaResult:
     simulations: Mapping[str, Simulation]
     standings: tuple[Standing, ...]
     notices: tuple[str, ...]
+
+    @property
+    def span_ms(self) -> tuple[int, int]:
+        """What the longest of the runs covered, UTC."""
+        spans = [one.span_ms for one in self.simulations.values()]
+        return min(start for start, _ in spans), max(end for _, end in spans)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the user stopped it: then it is no repeat of others."""
+        return any(one.ending is Ending.STOPPED for one in self.simulations.values())
 
 
 def build_arena(
