@@ -18,7 +18,7 @@ PerpgymError
 │   ├── ExchangeUnavailableError   the exchange does not answer or answers 5xx
 │   ├── RateLimitedError       429 or 418; carries retry_after_s
 │   ├── ClockSkewError         the request's timestamp was outside the receive window
-│   └── AuthenticationError    key, signature, IP or permission refused
+│   └── AuthenticationError    key, signature, IP or permission refused, or the account may not trade now
 ├── MarketDataError            a stream or a history has a hole that could not be filled
 ├── HaltedError                the run was halted by an emergency and not yet acknowledged (exit code 3)
 └── EmergencyError             the emergency protocol could not flatten the account (exit code 3)
@@ -159,7 +159,7 @@ class ClockSkewError(ExchangeError):
 
 
 class AuthenticationError(ExchangeError):
-    """The exchange refused the key, the signature, the IP address or the permission."""
+    """The exchange refused the key, the signature, the IP address or the permission, or any trade on the account."""
 
 
 class MarketDataError(PerpgymError):

@@ -47,7 +47,8 @@ def run_flatten(options: FlattenOptions, console: Console) -> int:
     """
     account = options.account
     exchange = options.connection.connector(account.venue, account.credentials, ())
-    console.print(f"closing {_scope(options.symbols)} at {account.description}", markup=False)
+    scope = ", ".join(options.symbols) or "every position, and cancelling every order,"
+    console.print(f"closing {scope} at {account.description}", markup=False)
     with LoopThread() as bridge:
         try:
             bridge.call(exchange.connect())
@@ -77,10 +78,6 @@ def run_flatten(options: FlattenOptions, console: Console) -> int:
     return 0 if report.flat else NOT_FLAT
 
 
-def _scope(symbols: Sequence[str]) -> str:
-    return ", ".join(symbols) if symbols else "all positions and orders"
-
-
 def _confirm(options: FlattenOptions, exchange: BinanceExchange, bridge: LoopThread) -> None:
     try:
         positions = bridge.call(exchange.account()).positions.values()
@@ -89,7 +86,8 @@ def _confirm(options: FlattenOptions, exchange: BinanceExchange, bridge: LoopThr
     else:
         chosen = [one for one in positions if not options.symbols or one.symbol in options.symbols]
         held = ", ".join(f"{one.quantity:f} {one.symbol}" for one in chosen) or "no position"
-    question = f"This closes {_scope(options.symbols)} with REAL MONEY, at market: {held}."
+    scope = ", ".join(options.symbols) or "every position"
+    question = f"This closes {scope} with REAL MONEY, at market, and cancels every order there: {held}."
     if not options.confirm(question):
         raise ConfigError("not confirmed: nothing was closed; give --yes to skip the question")
 
@@ -110,7 +108,8 @@ def _show(console: Console, report: FlattenReport, symbols: Sequence[str]) -> No
         console.print(table)
     wallet = "" if report.wallet_usdt is None else f"; wallet {report.wallet_usdt:.2f} USDT"
     if report.flat:
-        console.print(f"FLAT: no position and no order in {_scope(symbols)}{wallet}", markup=False)
+        where = f" in {', '.join(symbols)}" if symbols else ""
+        console.print(f"FLAT: no position and no order is left{where}{wallet}", markup=False)
         return
     left = [f"{quantity:f} {symbol}" for symbol, quantity in (report.positions or {}).items()]
     left += [f"order {order.client_order_id} ({order.symbol})" for order in report.orders or ()]

@@ -20,7 +20,7 @@ class Outcome(Enum):
     UNKNOWN = "unknown"  # it may have had its effect
     CLOCK = "clock"  # no effect; the timestamp was outside the receive window
     LIMITED = "limited"  # no effect; too many requests
-    FORBIDDEN = "forbidden"  # no effect; key, signature, IP address or permission
+    FORBIDDEN = "forbidden"  # no effect; key, signature, IP address, or the account may not trade now
     NOT_FOUND = "not found"  # the order that was asked about is not there
     ALREADY = "already"  # what was asked for is so already
 
@@ -76,7 +76,9 @@ _RULES: dict[int, ErrorRule] = {
     -2020: ErrorRule(Outcome.REFUSED, "The order book is too thin; try a smaller order."),
     -2021: ErrorRule(Outcome.REFUSED, "The price is beyond the trigger already: close at market instead."),
     -2022: ErrorRule(Outcome.REFUSED, "The position is flat or smaller than thought. " + _REFRESH),
-    -2023: ErrorRule(Outcome.REFUSED, "The account is being liquidated; stop trading."),
+    -2023: ErrorRule(
+        Outcome.FORBIDDEN, "The account is being liquidated; look at it before anything trades on it again."
+    ),
     -2024: ErrorRule(Outcome.REFUSED, _REFRESH),
     -2025: ErrorRule(Outcome.REFUSED, "Cancel orders that are left over."),
     -2026: ErrorRule(Outcome.REFUSED, _FIX),

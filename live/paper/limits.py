@@ -112,23 +112,22 @@ class MarketClock:
     """Seconds by which limits are counted: the wall clock's, or in lock-step the market's.
 
     A client that steps fast must not look like a busy one, so there a step of an hour is an hour. While the
-    market stands, time goes on with the wall clock, so that waiting helps.
+    market stands, time goes on with the wall clock, so that waiting helps, however long it stood before.
     """
 
     def __init__(self, feed_ms: Callable[[], int], monotonic_s: Callable[[], float]) -> None:
         self._feed_ms = feed_ms
         self._monotonic_s = monotonic_s
-        self._seen_ms = -1
-        self._since_s = 0.0
-        self._latest_s = 0.0
+        self._seen_ms = feed_ms()
+        self._seen_s = monotonic_s()
+        self._now_s = self._seen_ms / 1000
 
     def __call__(self) -> float:
         """Seconds, never going back."""
-        feed_ms, now_s = self._feed_ms(), self._monotonic_s()
-        if feed_ms != self._seen_ms:
-            self._seen_ms, self._since_s = feed_ms, now_s
-        self._latest_s = max(self._latest_s, feed_ms / 1000 + now_s - self._since_s)
-        return self._latest_s
+        feed_ms, wall_s = self._feed_ms(), self._monotonic_s()
+        self._now_s += max((feed_ms - self._seen_ms) / 1000, wall_s - self._seen_s, 0.0)
+        self._seen_ms, self._seen_s = feed_ms, wall_s
+        return self._now_s
 
 
 class Limits:

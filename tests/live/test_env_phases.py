@@ -165,6 +165,28 @@ def test_an_exchange_that_fails_while_a_candle_is_awaited_runs_the_emergency() -
         assert one.held() == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (-2023, "User in liquidation mode now."),
+        (-4088, "User can not place order currently."),
+        (-4192, "Trade forbidden due to Cooling-off Period."),
+    ],
+)
+def test_an_account_that_may_not_trade_now_ends_the_run_flat(code: int, text: str) -> None:
+    with rig(flat_market(), limits=LIMITS) as one:
+        one.stack.reset()
+        step(one, 0.2)
+        # The order, and the first try to close.
+        refusal = {"code": code, "message": text, "count": 2}
+        one.happen(kind="refuse", method="POST", path="/fapi/v1/order", **refusal)
+        execution, result = step(one, 0.4)
+        assert execution.results[0].status is OrderStatus.FAILED and text in execution.results[0].error
+        assert execution.emergency is not None and execution.emergency.succeeded
+        assert (result[2], one.held(), one.slept_s) == (True, 0, [1.0])
+        assert str(code) in one.risk.state.halted_reason
+
+
 # --- triggers -----------------------------------------------------------------------------------------------
 
 WITH_STOP = env_config(

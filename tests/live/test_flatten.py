@@ -112,14 +112,14 @@ def test_everything_is_closed_and_shown(run: Run, server: PaperServer, held: Acc
     assert is_flat(held)
     for text in ("SELL 0.050 at market", "BUY 1.500 at market", "cancel 3 orders", "what was done"):
         assert text in out, text
-    assert "FLAT: no position and no order in all positions and orders; wallet" in out
+    assert "FLAT: no position and no order is left; wallet" in out
     code, out, _ = run("--paper", "--paper-url", server.rest_url)
     assert code == 0 and "what was done" not in out
 
 
 def test_only_the_symbols_that_are_asked_for(run: Run, server: PaperServer, held: Account) -> None:
     code, out, _ = run("--paper-url", server.rest_url, "--symbols", "ETHUSDT")
-    assert code == 0 and "FLAT: no position and no order in ETHUSDT" in out
+    assert code == 0 and "FLAT: no position and no order is left in ETHUSDT; wallet" in out
     assert [one.symbol for one in held.held()] == ["BTCUSDT"]
     assert (len(held.open_orders), len(held.open_algo_orders)) == (1, 2)
     code, _, _ = run("--paper-url", server.rest_url, "--symbols", "ETHUSDT,BTCUSDT")

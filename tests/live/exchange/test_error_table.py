@@ -121,7 +121,7 @@ TABLE = [
     Row(-2020, "Unable to fill.", R, "too thin"),
     Row(-2021, "Order would immediately trigger.", R, "close at market"),
     Row(-2022, "ReduceOnly Order is rejected.", R, "flat or smaller"),
-    Row(-2023, "User in liquidation mode now.", R, "stop trading"),
+    Row(-2023, "User in liquidation mode now.", K, "being liquidated"),
     Row(-2024, "Position is not sufficient.", R, "then decide anew"),
     Row(-2025, "Reach max open order limit.", R, "left over"),
     Row(-2026, "This OrderType is not supported when reduceOnly.", R, "reload the exchange's rules"),

@@ -218,11 +218,28 @@ def test_the_markets_clock_steps_with_the_market_and_runs_while_it_stands() -> N
     wall_s[0] = 53.0
     assert clock() == 3.0
     feed_ms[0] = 3_600_000
-    assert clock() == 3600.0
-    wall_s[0] = 3_660.0
-    assert clock() == 7207.0
+    assert clock() == 3603.0
+    wall_s[0] = 54.0
     feed_ms[0] = 7_200_000
-    assert clock() == 7207.0  # never back
+    assert clock() == 7203.0  # a step counts, or the time that it took, not both
+    assert clock() == 7203.0
+
+
+def test_waiting_helps_in_a_market_that_stood_for_long(clock: Clock) -> None:
+    feed_ms = [0]
+    market = MarketClock(lambda: feed_ms[0], clock)
+    one = Limits(LimitSettings(weight_per_minute=1, patience=1), now_s=market, now_ms=lambda: feed_ms[0])
+    one.admit("1.2.3.4", PING, NONE)
+    clock.now_s += 36_000  # ten hours before somebody comes and moves it
+    one.admit("1.2.3.4", PING, NONE)
+    feed_ms[0] += 60_000
+    one.admit("1.2.3.4", PING, NONE)
+    for status in (429, 418):
+        with pytest.raises(LimitError) as refused:
+            one.admit("1.2.3.4", PING, NONE)
+        assert refused.value.http_status == status
+        clock.now_s += refused.value.retry_after_s
+        one.admit("1.2.3.4", PING, NONE)
 
 
 # --- on the wire --------------------------------------------------------------------------------------
