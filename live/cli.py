@@ -6,35 +6,22 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from agents.baselines import BASELINES
-from agents.catalog import (
-    ACTIONS_PREFIX,
-    find_training_run,
-    is_llm,
-    is_training_run,
-    llm_file,
-    make_agent,
-    meant_for,
-)
 from agents.command_line import spread_lists
-from agents.training_data import synthetic_training_market
-from agents.training_run import RunMetadata
-from envs.candles import interval_to_ms, load_candles
 from envs.config import read_yaml
 from envs.errors import ConfigError, PerpgymError
 from envs.leaving_out import numba_without_blas
+from live.asked import Asked, arena_options, live_options, take_connection
 from live.console import LiveConsole
-from live.exchange.connection import ConnectionSettings
 from live.flatten_command import FlattenOptions, run_flatten
-from live.runner import LiveOptions, run_live
+from live.runner import run_live
 from live.venues import PaperOptions, VenueChoice, account_venue
 
 _CONFIRMATION = "trade real money"
@@ -146,7 +133,7 @@ def live(
             closing = FlattenOptions(
                 account_venue(_choice(paper, testnet, live_money), PaperOptions(url=paper_url), os.environ),
                 symbols,
-                connection=_connection(dict(read_yaml(config)) if config is not None else {}, config),
+                connection=take_connection(dict(read_yaml(config)) if config is not None else {}, config),
                 confirm=lambda question: yes or _confirm(question, _CLOSE_CONFIRMATION),
             )
             raise typer.Exit(run_flatten(closing, Console(highlight=False, soft_wrap=True, emoji=False)))
@@ -160,6 +147,20 @@ def live(
             url=paper_url,
             seed=seed,
         )
+        asked = Asked(
+            choice=_choice(paper, testnet, live_money),
+            paper=replay,
+            config=config,
+            max_drawdown=max_drawdown,
+            steps=steps,
+            db=db,
+            out=out,
+            training_runs=training_runs,
+            acknowledge_emergency=acknowledge_emergency,
+            confirm=lambda question: yes or _confirm(question),
+            quiet=quiet,
+            seed=seed,
+        )
         if arena is not None:
             beside = {
                 "--train-id": train_id,
@@ -168,42 +169,18 @@ def live(
                 "--interval": interval,
                 "--flat-on-exit": flat_on_exit,
             }
-            code = _run_arena(
-                arena,
-                [name for name, value in beside.items() if value],
-                console,
-                choice=_choice(paper, testnet, live_money),
-                replay=replay,
-                config=config,
-                max_drawdown=max_drawdown,
-                steps=steps,
-                db=db,
-                out=out,
-                training_runs=training_runs,
-                acknowledge_emergency=acknowledge_emergency,
-                yes=yes,
-                quiet=quiet,
-                seed=seed,
-            )
-            raise typer.Exit(code)
-        options = _options(
+            # Imported here: a run of one agent starts sooner without the database's libraries.
+            from live.arena.runner import run_live_arena
+
+            refused = [name for name, value in beside.items() if value]
+            raise typer.Exit(run_live_arena(arena_options(arena, refused, asked), console).exit_code)
+        options = live_options(
+            asked,
             train_id=train_id,
             agent=agent,
-            choice=_choice(paper, testnet, live_money),
             symbols=symbols,
             interval=interval,
-            config=config,
-            max_drawdown=max_drawdown,
-            paper=replay,
-            out=out,
-            training_runs=training_runs,
-            steps=steps,
-            db=db,
-            acknowledge_emergency=acknowledge_emergency,
             flat_on_exit=flat_on_exit,
-            yes=yes,
-            quiet=quiet,
-            seed=seed,
         )
         result = run_live(options, console)
     except PerpgymError as error:
@@ -211,67 +188,9 @@ def live(
     raise typer.Exit(result.exit_code)
 
 
-def _run_arena(
-    path: Path,
-    refused: list[str],
-    console: LiveConsole,
-    *,
-    choice: VenueChoice,
-    replay: PaperOptions,
-    config: Path | None,
-    max_drawdown: float | None,
-    steps: int | None,
-    db: str | None,
-    out: Path | None,
-    training_runs: Path,
-    acknowledge_emergency: bool,
-    yes: bool,
-    quiet: bool,
-    seed: int,
-) -> int:
-    """An arena from its file to its exit code."""
-    # Imported here: a run of one agent starts sooner without the database's libraries.
-    from agents.arena.config import ArenaConfig, enter
-    from live.arena.runner import ArenaLiveOptions, run_live_arena
-
-    if refused:
-        raise ConfigError(f"an arena names its agents and its market itself: leave out {', '.join(refused)}")
-    sections = dict(read_yaml(config)) if config is not None else {}
-    connection = _connection(sections, config)
-    if sections:
-        raise ConfigError(
-            f"{config}: with --arena only the section connection counts, not {', '.join(sections)}"
-        )
-    settings = ArenaConfig.read(path)
-    overrides = {} if max_drawdown is None else {"risk": {"max_drawdown_fraction": max_drawdown}}
-    options = ArenaLiveOptions(
-        config=settings,
-        entrants=enter(settings, seed=seed, training_runs=training_runs, overrides=overrides),
-        folder=out or Path("runs") / "live" / settings.name,
-        choice=choice,
-        paper=replay,
-        connection=connection,
-        steps=steps,
-        db=db,
-        acknowledge_emergency=acknowledge_emergency,
-        confirm=lambda question: yes or _confirm(question),
-        quiet=quiet,
-        seed=seed,
-    )
-    return run_live_arena(options, console).exit_code
-
-
 def _refuse_beside_flatten(given: list[str]) -> None:
     if given:
         raise ConfigError(f"--flatten runs no agent: leave out {', '.join(given)}")
-
-
-def _connection(sections: dict[str, Any], path: Path | None) -> ConnectionSettings:
-    """Take the section `connection` out of a config file's."""
-    values = sections.pop("connection", None) or {}
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{path}: section 'connection' is {values!r}; expected settings as 'name: value'")
-    return ConnectionSettings.parse(values, where=f"{path}: connection")
 
 
 def _fail(error: PerpgymError) -> NoReturn:
@@ -304,86 +223,6 @@ def _speed(text: str) -> float | None:
     if not 0 < value < math.inf:
         raise ConfigError(f"--speed {text}: give a number above 0, or max")
     return value
-
-
-def _options(
-    *,
-    train_id: str | None,
-    agent: str | None,
-    choice: VenueChoice,
-    symbols: tuple[str, ...],
-    interval: str | None,
-    config: Path | None,
-    max_drawdown: float | None,
-    paper: PaperOptions,
-    out: Path | None,
-    training_runs: Path,
-    steps: int | None,
-    db: str | None,
-    acknowledge_emergency: bool,
-    flat_on_exit: bool,
-    yes: bool,
-    quiet: bool,
-    seed: int,
-) -> LiveOptions:
-    if (train_id is None) == (agent is None):
-        raise ConfigError("give --train-id ID, or --agent NAME, and not both")
-    spec = train_id if train_id is not None else str(agent)
-    if train_id is not None and not is_training_run(train_id):
-        raise ConfigError(f"{train_id!r} is not a training run; give it as --agent {train_id}")
-    if (paper.funding or paper.marks) and not paper.candles:
-        raise ConfigError("--funding and --mark belong to --candles; give those too")
-    sections = dict(read_yaml(config)) if config is not None else {}
-    connection = _connection(sections, config)
-    if max_drawdown is not None:
-        given = sections.get("risk") or {}
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"{config}: section 'risk' is {given!r}; expected settings as 'name: value'")
-        sections["risk"] = {**given, "max_drawdown_fraction": max_drawdown}
-    interval_ms = interval_to_ms(interval) if interval is not None else None
-    if train_id is not None or is_training_run(spec):
-        run = find_training_run(spec, training_runs)
-        metadata = run.metadata()
-        paper = _paper_of_run(paper, metadata, given=bool(symbols or interval_ms))
-        symbols = symbols or metadata.symbols
-        interval_ms = interval_ms or interval_to_ms(metadata.interval)
-        folder = out or run.folder / "production"
-    else:
-        name = "actions" if spec.startswith(ACTIONS_PREFIX) else llm_file(spec).stem if is_llm(spec) else spec
-        folder = out or Path("runs") / "live" / name
-        if paper.candles and (not symbols or interval_ms is None):
-            loaded = [load_candles(path) for path in paper.candles]
-            symbols = symbols or tuple(one.symbol for one in loaded)
-            interval_ms = interval_ms or loaded[0].interval_ms
-        named_symbols, named_interval = meant_for(spec) or (("BTCUSDT",), "1h")
-        symbols = symbols or named_symbols
-        interval_ms = interval_ms or interval_to_ms(named_interval)
-    setup = make_agent(spec, symbols=symbols, config=sections, seed=seed, training_runs=training_runs)
-    return LiveOptions(
-        setup=setup,
-        symbols=symbols,
-        interval_ms=interval_ms,
-        folder=folder,
-        choice=choice,
-        paper=paper,
-        connection=connection,
-        steps=steps,
-        db=db,
-        acknowledge_emergency=acknowledge_emergency,
-        flat_on_exit=flat_on_exit,
-        confirm=lambda question: yes or _confirm(question),
-        quiet=quiet,
-        seed=seed,
-    )
-
-
-def _paper_of_run(paper: PaperOptions, metadata: RunMetadata, *, given: bool) -> PaperOptions:
-    """Replay what the policy has not seen: the test span, of the run's own market if that was synthetic."""
-    if not paper.candles and not given:
-        paper = replace(paper, market=synthetic_training_market(metadata))
-    if paper.start is None and (paper.candles or paper.market is not None):
-        paper = replace(paper, start=metadata.spans["test"].start_ms)
-    return paper
 
 
 def _confirm(question: str, wanted: str = _CONFIRMATION) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,8 @@ from live.bridge import LoopThread
 from live.console import LiveConsole, utc_text
 from live.exchange.base import Exchange
 from live.exchange.binance import BinanceExchange
-from live.exchange.connection import ConnectionSettings
 from live.heap import heap_set_aside
+from live.options import SessionOptions
 from live.recovery import run_lock
 from live.run_memory import RunMemory
 from live.session import (
@@ -35,46 +34,26 @@ from live.session import (
     open_stack,
     stop_signals,
 )
-from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
+from live.venues import VenueSession, open_venue
 
 if TYPE_CHECKING:
     from live.run_ledger import RunLedger
 
 
-@dataclass(frozen=True)
-class LiveOptions:
-    """A live run.
+@dataclass(frozen=True, kw_only=True)
+class LiveOptions(SessionOptions):
+    """A live run of one agent; without `db`, no account is kept but the exchange's.
 
     Attributes:
         setup: the agent and its environment.
         symbols, interval_ms: what it trades, and how often.
-        folder: where step logs, emergencies and state go.
-        choice, paper: where it trades.
-        connection: patience with the exchange, and what it does when this process dies.
-        steps: end after so many; None goes on.
-        db: database that the run's account is kept in; None keeps none.
-        acknowledge_emergency: clear a halt before starting.
         flat_on_exit: close the positions when the run is stopped or its steps are done.
-        confirm: asked before the first order with real money; a no ends the run.
-        quiet: no line per step.
-        seed: of the agent.
     """
 
     setup: AgentSetup
     symbols: tuple[str, ...]
     interval_ms: int
-    folder: Path
-    choice: VenueChoice = VenueChoice.AUTO
-    paper: PaperOptions = field(default_factory=PaperOptions)
-    connection: ConnectionSettings = field(default_factory=ConnectionSettings)
-    steps: int | None = None
-    db: str | None = None
-    acknowledge_emergency: bool = False
     flat_on_exit: bool = False
-    confirm: Callable[[str], bool] = lambda _question: False
-    quiet: bool = False
-    seed: int | None = None
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from pathlib import Path
 
 from rich.console import Console
 
@@ -27,9 +25,9 @@ from live.arena.screen import Screen
 from live.bridge import LoopThread
 from live.console import LiveConsole
 from live.exchange.binance import BinanceExchange
-from live.exchange.connection import ConnectionSettings
 from live.heap import heap_set_aside
 from live.ledger import Ledger
+from live.options import SessionOptions
 from live.recovery import run_lock
 from live.run_memory import RunMemory
 from live.session import (
@@ -43,39 +41,20 @@ from live.session import (
 from live.store.journal import Journal
 from live.subaccount import SharedAccount, SharedAccountSettings
 from live.sync import TradeSync
-from live.venues import PaperOptions, VenueChoice, VenueSession, open_venue
+from live.venues import VenueSession, open_venue
 
 
-@dataclass(frozen=True)
-class ArenaLiveOptions:
-    """A live arena.
+@dataclass(frozen=True, kw_only=True)
+class ArenaLiveOptions(SessionOptions):
+    """A live arena; each agent has a folder in its folder, and without `db` the ledger is kept there too.
 
     Attributes:
         config: the arena.
         entrants: its agents.
-        folder: step logs, state and leaderboard; each agent has a folder in it.
-        choice, paper, connection: where it trades, as for a live run.
-        steps: end after so many; None goes on.
-        db: the ledger's database; None keeps it in the folder.
-        acknowledge_emergency: clear halts before starting.
-        confirm: asked before the first order with real money.
-        quiet: no leaderboard while it runs.
-        seed: of the agents.
     """
 
     config: ArenaConfig
     entrants: Sequence[Entrant]
-    folder: Path
-    choice: VenueChoice = VenueChoice.AUTO
-    paper: PaperOptions = field(default_factory=PaperOptions)
-    connection: ConnectionSettings = field(default_factory=ConnectionSettings)
-    steps: int | None = None
-    db: str | None = None
-    acknowledge_emergency: bool = False
-    confirm: Callable[[str], bool] = lambda _question: False
-    quiet: bool = False
-    seed: int | None = None
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
 
 @dataclass(frozen=True)

@@ -265,12 +265,12 @@ class Player:
         agent = Scripted(*session.actions)
         setup = AgentSetup(agent, self.schedule.config(), FEATURES, limits=self.schedule.limits())
         options = LiveOptions(
-            setup,
-            SYMBOLS,
-            HOUR_MS,
-            self.folder,
-            VenueChoice.PAPER,
-            PaperOptions(url=self.server.rest_url),
+            setup=setup,
+            symbols=SYMBOLS,
+            interval_ms=HOUR_MS,
+            folder=self.folder,
+            choice=VenueChoice.PAPER,
+            paper=PaperOptions(url=self.server.rest_url),
             steps=len(session.actions),
             flat_on_exit=session.flat_on_exit,
             acknowledge_emergency=acknowledge,

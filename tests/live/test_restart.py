@@ -82,12 +82,12 @@ def session(
     agent = Scripted(*actions) if actions else Scripted([0.0])
     setup = AgentSetup(agent, config or env_config(), FEATURES, limits=limits or RiskLimits())
     choice = LiveOptions(
-        setup,
-        ("BTCUSDT",),
-        HOUR,
-        folder,
-        VenueChoice.PAPER,
-        PaperOptions(url=server.rest_url),
+        setup=setup,
+        symbols=("BTCUSDT",),
+        interval_ms=HOUR,
+        folder=folder,
+        choice=VenueChoice.PAPER,
+        paper=PaperOptions(url=server.rest_url),
         steps=len(actions) if steps is None else steps,
         **options,
     )
@@ -367,12 +367,12 @@ def test_candles_held_goes_on_after_a_restart(server: PaperServer, tmp_path: Pat
 
     setup = AgentSetup(Watching([0.2], [0.2]), env_config(), FEATURES)
     options = LiveOptions(
-        setup,
-        ("BTCUSDT",),
-        HOUR,
-        tmp_path,
-        VenueChoice.PAPER,
-        PaperOptions(url=server.rest_url),
+        setup=setup,
+        symbols=("BTCUSDT",),
+        interval_ms=HOUR,
+        folder=tmp_path,
+        choice=VenueChoice.PAPER,
+        paper=PaperOptions(url=server.rest_url),
         steps=2,
     )
     run_live(options, LiveConsole(quiet=True, out=io.StringIO()))
@@ -481,7 +481,15 @@ def test_an_account_without_money_ends_the_run_and_says_so(server: PaperServer, 
     out = io.StringIO()
     setup = AgentSetup(Scripted([0.2]), env_config(), FEATURES)
     url = PaperOptions(url=server.rest_url)
-    options = LiveOptions(setup, ("BTCUSDT",), HOUR, tmp_path, VenueChoice.PAPER, url, steps=1)
+    options = LiveOptions(
+        setup=setup,
+        symbols=("BTCUSDT",),
+        interval_ms=HOUR,
+        folder=tmp_path,
+        choice=VenueChoice.PAPER,
+        paper=url,
+        steps=1,
+    )
     result = run_live(options, LiveConsole(quiet=True, out=out))
     assert (result.result.ending, result.result.steps) == (Ending.TERMINATED, 0)
     assert "holds no money to trade with" in out.getvalue()
@@ -663,7 +671,15 @@ def test_the_key_of_another_account_is_refused(tmp_path: Path) -> None:
         session(server, tmp_path, [0.2], [0.2])
         setup = AgentSetup(Scripted([0.2]), env_config(), FEATURES)
         other = PaperOptions(url=server.rest_url, api_key="other", api_secret="other")
-        options = LiveOptions(setup, ("BTCUSDT",), HOUR, tmp_path, VenueChoice.PAPER, other, steps=1)
+        options = LiveOptions(
+            setup=setup,
+            symbols=("BTCUSDT",),
+            interval_ms=HOUR,
+            folder=tmp_path,
+            choice=VenueChoice.PAPER,
+            paper=other,
+            steps=1,
+        )
         with pytest.raises(ConfigError, match=r"this API key is of the account Paper\d+: use a key of"):
             run_live(options, LiveConsole(quiet=True, out=io.StringIO()))
         assert not server.exchange.engine.accounts["other"].orders

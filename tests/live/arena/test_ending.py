@@ -106,9 +106,9 @@ def play(
     entrants = [watched(one) for one in enter(config, seed=0, environ=environ)]
     paper = PaperOptions() if server is None else PaperOptions(url=server.rest_url)
     given = ArenaLiveOptions(
-        config,
-        entrants,
-        folder,
+        config=config,
+        entrants=entrants,
+        folder=folder,
         choice=VenueChoice.PAPER,
         paper=paper,
         environ={},
