@@ -26,6 +26,7 @@ from live.exchange.base import Exchange, OrderReport, TriggerOrder, TriggerRepor
 from live.exchange.budget import reducing_risk
 from live.exchange.client_ids import client_order_id
 from live.exchange.filters import NEAR
+from live.subaccount.leverage import ABOVE_LEVERAGE_CAP, MARGIN_INSUFFICIENT, RealLeverage
 from live.subaccount.margin import margin_after
 from live.subaccount.own_fills import EXCESS_MARK
 from live.subaccount.view import AccountView
@@ -33,9 +34,7 @@ from live.sync import TradeSync
 
 _LOG = logging.getLogger(__name__)
 
-MARGIN_INSUFFICIENT = -2019
 REDUCE_ONLY_REJECT = -2022
-ABOVE_LEVERAGE_CAP = -2027
 
 Key = tuple[str, str]
 _PADDING = Decimal("1.5")
@@ -58,6 +57,7 @@ class SharedDesk:
     """Sends the agents' orders. Orders of one agent in one symbol go one after another, others at the same time.
 
     Attributes:
+        leverage: the exchange's own settings.
         halted: why nothing may be opened any more; empty while all is well.
         closing: agents that are being liquidated: they may open nothing.
     """
@@ -66,6 +66,7 @@ class SharedDesk:
         self._exchange = exchange
         self._sync = sync
         self._view = view
+        self.leverage = RealLeverage(exchange, view)
         self._locks: dict[Key, asyncio.Lock] = {}
         # Orders whose end is not known, by symbol and id.
         self._in_flight: dict[str, dict[str, _Flight]] = {}
@@ -113,7 +114,7 @@ class SharedDesk:
         flight = flights[client_id] = _Flight(agent, order.signed_quantity)
         try:
             with reducing_risk() if reduces else nullcontext():
-                report = await self._exchange.place(order)
+                report = await self._place_somehow(order)
         except (InputError, ExchangeError) as error:
             if not isinstance(error, OutcomeUnknownError):
                 del flights[client_id]
@@ -124,6 +125,16 @@ class SharedDesk:
         if report.is_final:
             flights.pop(client_id, None)
         return report
+
+    async def _place_somehow(self, order: Order) -> OrderReport:
+        """Send an order that its agent can afford, under the exchange's present leverage or a fitting one."""
+        try:
+            return await self._exchange.place(order)
+        except OrderRejectedError as error:
+            # A refused order does not exist, so its id is free.
+            if not await self.leverage.make_room(order, error.code):
+                raise
+        return await self._exchange.place(order)
 
     async def _padded(self, agent: str, order: Order) -> Order:
         """A reduction that the exchange would find too small, made larger by what is bought or sold first.

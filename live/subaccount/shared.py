@@ -71,9 +71,7 @@ class SharedAccount:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._dirty = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
-        self._leverage_lock = asyncio.Lock()
         self._keeping = asyncio.Lock()
-        self._real_leverage: dict[str, int] = {}
         self.error: BaseException | None = None
         self.switchboard = Switchboard(self.view, self.desk, self._touch)
         self.positions = PositionSync(sync, settings=settings.position_sync)
@@ -367,18 +365,7 @@ class SharedAccount:
 
     async def set_leverage(self, agent: str, symbol: str, leverage: int) -> None:
         """Set an agent's leverage; the exchange's own is the highest that any agent needs."""
-        instrument = self.view.instruments.get(symbol)
-        if instrument is None or not 1 <= leverage <= instrument.max_leverage:
-            most = "" if instrument is None else f" from 1 to {instrument.max_leverage}"
-            raise ConfigError(
-                f"{agent}: leverage {leverage} for {symbol}: give a traded symbol and a number{most}"
-            )
-        async with self._leverage_lock:
-            self.view.leverage[agent, symbol] = leverage
-            needed = max(x for (_, name), x in self.view.leverage.items() if name == symbol)
-            if self._real_leverage.get(symbol) != needed:
-                await self.exchange.set_leverage(symbol, needed)
-                self._real_leverage[symbol] = needed
+        await self.desk.leverage.set(agent, symbol, leverage)
 
     def invariant(self) -> Mapping[str, Decimal]:
         """Net quantity less the sum of everybody's, by symbol: 0, or the ledger contradicts itself."""

@@ -111,6 +111,8 @@ def settings_for(capital: Mapping[str, Any]) -> SharedAccountSettings:
 
 _FEATURES = FeatureConfig.model_validate({"indicators": [{"name": "high_low_range"}]})
 _TRIES = 40
+_RESTARTS = 3
+"""So often an agent begins again at one candle: what the exchange refuses now, it may take at the next."""
 
 
 class ViolationError(AssertionError):
@@ -205,12 +207,19 @@ class Trader(threading.Thread):
         self._targets = np.zeros(len(SYMBOLS))
         self.error: BaseException | None = None
         self.steps = 0
+        self.candles = 0
         self.endings: list[str] = []
 
     def run(self) -> None:
+        failures = 0
         try:
-            while self._episode():
-                pass
+            while True:
+                candles = self.candles
+                if not self._episode():
+                    return
+                failures = 0 if self.candles > candles else failures + 1
+                if failures >= _RESTARTS and not self._bridge.call(self._together.request()):
+                    return
         except BaseException as error:  # noqa: BLE001  (raised again elsewhere)
             self.error = error
         finally:
@@ -274,7 +283,9 @@ class Trader(threading.Thread):
         self.steps += 1
         self._targets = STYLES[self.name].draw(self._targets, self._dice)
         stack.execute(stack.plan(self._targets))
-        return stack.advance()
+        result = stack.advance()
+        self.candles += 1
+        return result
 
 
 def trade(session: Session) -> list[Trader]:
