@@ -62,8 +62,8 @@ class KeepsRecords(Protocol):
     def write_to(self, folder: Path) -> None:
         """Told once where this run's files go, before the run."""
 
-    def resume(self) -> None:
-        """Told before a run that goes on on an account that earlier runs may have traded on."""
+    def resume(self, folder: Path) -> None:
+        """Told before a run that goes on on an account that earlier runs may have traded on, all in this folder."""
 
     def notices(self) -> Sequence[str]:
         """What a report should say about the agent's part, one line each; asked after the run."""

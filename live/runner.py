@@ -186,7 +186,7 @@ class _Session:
         self._show_banner(setup)
         if isinstance(setup.agent, KeepsRecords):
             if not self._session.fresh:
-                setup.agent.resume()
+                setup.agent.resume(self._memory.folder)
             if self._ledger is not None:
                 self._ledger.keep_decisions(setup.agent)
 

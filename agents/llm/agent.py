@@ -27,6 +27,7 @@ from agents.llm.records import (
     DecisionRecord,
     DecisionSink,
     Ruling,
+    SpendingLog,
     Verdict,
     keeps_prompt,
     read_spending,
@@ -47,6 +48,7 @@ from envs.view import VIEW, MarketView
 
 _REPLY_CHARS = 8000
 LOG_NAME = "llm_decisions.log"
+SPENDING_NAME = "llm_spending.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ class LlmAgent:
         self._clock = clock
         self._book = PromptBook.open(config.prompt)
         model = config.provider.model
-        self._budget = Budget(config.budget, PriceTable.of(config.prices).price_of(model), model)
+        prices = PriceTable.of(config.prices)
+        self._budget = Budget(config.budget, prices.price_of(model), model, prices.models)
         self._cache = ReplayCache(None if config.cache is None else Path(config.cache).expanduser())
         if config.offline and self._cache.folder is None:
             raise ConfigError("offline needs a replay cache: set cache to a folder")
@@ -111,6 +114,7 @@ class LlmAgent:
         self._provider: Provider | None = None
         self._runner: asyncio.Runner | None = None
         self._doubt = ""
+        self._spending: SpendingLog | None = None
         self._resuming = False
         self._spec: ObservationSpec | None = None
         self._start_over()
@@ -236,9 +240,7 @@ class LlmAgent:
         if self._runner is not None:
             self._runner.close()
             self._runner = None
-        if self._log is not None:
-            self._log.close()
-        for sink in self._sinks:
+        for sink in self._all_sinks():
             sink.close()
 
     # --- for those who run it ----------------------------------------------------------------------------
@@ -253,17 +255,23 @@ class LlmAgent:
         """Have one more sink told every decision from now on."""
         self._sinks = (*self._sinks, sink)
 
-    def resume(self) -> None:
-        """Count what earlier runs spent of the budgets, as far as the decision log tells."""
+    def resume(self, folder: Path) -> None:
+        """Count what earlier runs spent of the budgets, by the decision log or by a file that takes its place."""
         self._resuming = True
+        self._spending = SpendingLog(folder / SPENDING_NAME)
 
     def _count_earlier(self, close_ms: int) -> None:
         self._resuming = False
-        earlier = [] if self._log is None else read_spending(self._log.path, self.name)
-        for then_ms, usage in earlier:
+        logs = [one for one in (self._spending, self._log) if one is not None]
+        earlier = [spent for log in logs for spent in read_spending(log.path, self.name)]
+        for then_ms, usage in sorted(earlier, key=lambda one: one[0]):
             if then_ms < close_ms:
                 self._budget.begin(then_ms)
                 self._budget.spend(then_ms, usage)
+
+    def _all_sinks(self) -> tuple[DecisionSink, ...]:
+        kept: DecisionSink | None = self._spending if self._log is None else self._log
+        return (*([kept] if kept is not None else []), *self._sinks)
 
     @property
     def tally(self) -> Tally:
@@ -373,7 +381,7 @@ class LlmAgent:
             record,
             fills=tuple((f.symbol, f.side.value, shortest(f.quantity), shortest(f.price)) for f in fills),
         )
-        for sink in (*([self._log] if self._log is not None else []), *self._sinks):
+        for sink in self._all_sinks():
             sink.record(record)
         tally = self._tally
         tally.verdicts[ruling.verdict.value] += 1

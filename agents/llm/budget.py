@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -70,13 +71,25 @@ class PriceTable(StrictModel):
 
 
 class Budget:
-    """Counts decisions, tokens and USD against their limits."""
+    """Counts decisions, tokens and USD against their limits.
 
-    def __init__(self, config: BudgetConfig, price: Price | None, model: str) -> None:
+    Args:
+        price: None where it is unknown.
+        priced: models whose prices are known, for those who mistype theirs.
+
+    Raises:
+        ConfigError: a limit in USD without a price.
+    """
+
+    def __init__(
+        self, config: BudgetConfig, price: Price | None, model: str, priced: Iterable[str] = ()
+    ) -> None:
         if price is None and config.usd_per_day is not None:
+            near = difflib.get_close_matches(model, tuple(priced), n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(
-                f"budget.usd_per_day = {config.usd_per_day:g} cannot be kept: the price table has no model {model!r}; "
-                "add its price, or set budget.usd_per_day: null"
+                f"budget.usd_per_day = {config.usd_per_day:g} cannot be kept: the price table has no model {model!r}"
+                f"{hint}; add its price, or set budget.usd_per_day: null"
             )
         self._config = config
         self.price = price

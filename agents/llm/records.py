@@ -114,7 +114,10 @@ class DecisionLog:
         Raises:
             ConfigError: the file cannot be written.
         """
-        line = f"{record.to_json()}\n".encode()
+        self._append(record.to_json())
+
+    def _append(self, text: str) -> None:
+        line = f"{text}\n".encode()
         try:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +136,20 @@ class DecisionLog:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+class SpendingLog(DecisionLog):
+    """Of a decision log only what budgets need to know after a restart, and only of decisions that cost something."""
+
+    def record(self, record: DecisionRecord) -> None:
+        """See `DecisionSink.record`.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        if record.calls:
+            kept = {name: getattr(record, name) for name in ("agent", "close_ms", "calls")}
+            self._append(json.dumps({**kept, "usage": asdict(record.usage)}))
 
 
 def read_spending(path: Path, agent: str) -> list[tuple[int, Usage]]:

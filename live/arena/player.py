@@ -171,7 +171,7 @@ class Player:
             return
         agent.write_to(Path(self._memory.folder))
         if not self._stage.fresh:
-            agent.resume()
+            agent.resume(Path(self._memory.folder))
         if self._entrant.is_llm:
             from agents.llm.agent import LlmAgent
 

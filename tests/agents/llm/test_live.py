@@ -163,7 +163,7 @@ def test_a_run_that_goes_on_counts_what_was_spent_before(
         setup = setups(budget=budget)
         env = build_env(setup, synthetic_market(SYMBOLS, n=20, seed=1))
         if resumed:
-            setup.agent.resume()
+            setup.agent.resume(tmp_path)
         run(RiskControl(env, setup.limits), setup.agent, max_steps=4)
         setup.agent.close()
         verdicts.append(dict(setup.agent.tally.verdicts))
@@ -177,11 +177,31 @@ def test_a_run_that_goes_on_counts_what_was_spent_before(
         {"accepted": 3, "over_budget": 1},
     ]
     setup = setups()
-    setup.agent.resume()
+    setup.agent.resume(tmp_path)
     run(RiskControl(env, setup.limits), setup.agent, max_steps=1)
     setup.agent.close()
     lines = log.read_text().splitlines()
     assert lines[4] == '{"torn' and json.loads(lines[5])["verdict"] == "accepted"
+
+
+def test_budgets_are_kept_over_a_restart_where_no_decisions_are_logged(
+    server: LlmServer, setups: Any, tmp_path: Path
+) -> None:
+    verdicts = []
+    # 1120 tokens each; a decision that was not asked for costs nothing.
+    for first, steps in ((0, 2), (2, 3)):
+        setup = setups(budget={"tokens_per_day": 3000}, records={"log": None})
+        market = synthetic_market(SYMBOLS, n=20, seed=1)
+        env = build_env(setup, market, start=int(market.open_time_ms[4 + first]))
+        setup.agent.resume(tmp_path / "run")
+        run(RiskControl(env, setup.limits), setup.agent, max_steps=steps)
+        setup.agent.close()
+        verdicts.append(dict(setup.agent.tally.verdicts))
+    assert verdicts == [{"accepted": 2}, {"accepted": 1, "over_budget": 2}]
+    (file,) = (tmp_path / "run").iterdir()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    # Nothing of what was said: no log was asked for.
+    assert [set(line) for line in lines] == [{"agent", "close_ms", "calls", "usage"}] * 3
 
 
 def test_a_hung_agent_in_a_thread_of_its_own_holds_up_no_other(server: LlmServer, tmp_path: Path) -> None:

@@ -68,8 +68,10 @@ def test_tokens_and_usd_are_counted_by_utc_day() -> None:
 
 
 def test_a_usd_budget_needs_a_price() -> None:
-    with pytest.raises(ConfigError, match="no model 'm'"):
+    with pytest.raises(ConfigError, match="no model 'm'; add"):
         Budget(BudgetConfig(usd_per_day=1.0), None, "m")
+    with pytest.raises(ConfigError, match=r"'gpt-6-soul' \(did you mean 'gpt-6-sol'\?\)"):
+        Budget(BudgetConfig(usd_per_day=1.0), None, "gpt-6-soul", PriceTable.read().models)
 
 
 def test_a_dated_model_has_the_price_of_its_name() -> None:

@@ -198,11 +198,14 @@ def test_a_limit_of_the_account_flattens_and_halts_everybody(
         assert again.exit_code == 0 and any(books.held())
 
 
-def test_budgets_and_costs_survive_a_restart(server: LlmServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("records", [{}, {"log": None}], ids=["logged", "not logged"])
+def test_budgets_and_costs_survive_a_restart(
+    records: dict[str, None], server: LlmServer, tmp_path: Path
+) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text("models: {test-model: {input: 3.0, output: 15.0}}\n")
     file = llm_file(
-        tmp_path, server.url, prices=str(prices), cache=None, interval="5m",
+        tmp_path, server.url, prices=str(prices), cache=None, interval="5m", records=records,
         budget={"decisions_per_hour": 3, "usd_per_day": 1.0},
     )  # fmt: skip
     config = arena_of(tmp_path, {"llm": {"agent": f"llm:{file}"}, "hold": HOLDER}, interval="5m")
