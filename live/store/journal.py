@@ -32,6 +32,9 @@ _ORDERS = BulkInsert(
     "WHERE orders.updated_ms <= excluded.updated_ms",
 )
 
+_FAILURES = 50
+"""So many errors of an emergency are kept, the newest ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class OrderRecord:
@@ -298,10 +301,33 @@ class Journal:
             ]
 
     def emergency(self, record: Emergency) -> None:
-        """Write an emergency."""
+        """Write an emergency. Another one of the same account and moment goes on with the first: its tries and
+        failures are added, its outcome counts."""
         with self.store.write() as connection:
             values = _values(connection, _names(connection), record, optional=True)
-            connection.execute(insert_of(connection.dialect.name)(EmergencyRow).values(values))
+            row = EmergencyRow
+            first = connection.execute(
+                select(row.id, row.tries, row.failures)
+                .where(
+                    *(getattr(row, key) == values[key] for key in ("exchange_id", "account_id", "time_ms"))
+                )
+                .order_by(row.id.desc())
+                .limit(1)
+            ).one_or_none()
+            if first is None:
+                connection.execute(insert_of(connection.dialect.name)(row).values(values))
+                return
+            connection.execute(
+                update(row)
+                .where(row.id == first.id)
+                .values(
+                    tries=first.tries + record.tries,
+                    failures=[*first.failures, *record.failures][-_FAILURES:],
+                    equity_after_usdt=record.equity_after_usdt,
+                    succeeded=record.succeeded,
+                    acknowledged_ms=record.acknowledged_ms,
+                )
+            )
 
     def emergencies(self, exchange: str, *, unacknowledged: bool = False) -> list[Emergency]:
         """The emergencies of an exchange account by time; all, or those that nobody acknowledged yet."""

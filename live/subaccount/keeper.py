@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from decimal import Decimal
 
@@ -29,6 +29,7 @@ class Keeper:
         store: keeps the account's peak equity and a halt across restarts; None forgets them.
         now_ms: the exchange's clock.
         run: does what reads or writes the database.
+        confirm: makes sure that the ledger has what the exchange has.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class Keeper:
         store: RiskStore | None,
         now_ms: Callable[[], int],
         run: RunInThread,
+        confirm: Callable[[], Awaitable[object]],
     ) -> None:
         self._run = run
+        self._confirm = confirm
         self._view = view
         self._desk = desk
         self._journal = journal
@@ -177,15 +180,24 @@ class Keeper:
         return [(a, s, state.p1) for a in agents for s, state in sorted(self._view.positions(a).items())]
 
     async def _until_flat(self, agents: Iterable[str], mark: int, failures: list[str]) -> int:
-        """Close until nothing is open; how many rounds it took."""
+        """Close until nothing is open; how many rounds it took.
+
+        Before each round the exchange is asked what is there: it may have liquidated the account itself, and an order
+        that closes what is gone would open the opposite.
+        """
         settings = self._view.settings
         delay_s, rounds = settings.close_delay_s, 0
         agents = list(agents)
-        while (left := self._open(agents)) and rounds < settings.close_tries:
+        while self._open(agents) and rounds < settings.close_tries:
             if rounds:
                 await asyncio.sleep(delay_s)
                 delay_s *= 2
             rounds += 1
+            try:
+                await self._confirm()
+            except ExchangeError as unread:
+                failures.append(str(unread))
+            left = self._open(agents)
             done = await asyncio.gather(
                 *(self._desk.close(agent, symbol, quantity, mark) for agent, symbol, quantity in left),
                 return_exceptions=True,

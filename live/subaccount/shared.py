@@ -11,7 +11,7 @@ from typing import Self
 from envs.account import ZERO
 from envs.errors import ConfigError, ExchangeError, HaltedError, LedgerError
 from envs.risk import RiskStore
-from live.exchange.base import Candle, Exchange
+from live.exchange.base import Candle, Exchange, ExchangeAccount
 from live.ledger import MANUAL, Ledger, Transfer
 from live.ledger.arithmetic import exact
 from live.ledger.identity import Identity, check_identity
@@ -64,7 +64,9 @@ class SharedAccount:
         self.account = sync.account
         self.view = AccountView(ledger, self.account, settings, sync.run)
         self.desk = SharedDesk(exchange, sync, self.view)
-        self.keeper = Keeper(self.view, self.desk, Journal(ledger.store), store, exchange.now_ms, sync.run)
+        self.keeper = Keeper(
+            self.view, self.desk, Journal(ledger.store), store, exchange.now_ms, sync.run, self._confirm
+        )
         self.candles = CandleHub(exchange, settings.symbols, self._on_candle)
         self.verify = Joined(self._verify)
         self.read_bookings = Joined(self._read_bookings)
@@ -240,16 +242,21 @@ class SharedAccount:
         return identity
 
     async def _verify(self) -> None:
-        """Make sure that the ledger has what the exchange has: one cheap question, and the history where it differs."""
+        """Make sure that the ledger has what the exchange has, and take over its prices and what was paid in or out."""
         self.check()
-        account = await self.exchange.account()
+        account = await self._confirm()
         for symbol, position in account.positions.items():
             self.view.prices[symbol] = position.mark_price
+        await self._pass_on_transfers()
+
+    async def _confirm(self) -> ExchangeAccount:
+        """Make sure that the ledger has what the exchange has: one cheap question, and the history where it differs."""
+        account = await self.exchange.account()
         net = {s: q for s, q in self.ledger.net_positions(self.account).items() if q}
         held = {s: p.quantity for s, p in account.positions.items()}
         if net != held or self.ledger.booked_wallet(self.account) != account.wallet_usdt:
             await self.sync.catch_up()
-        await self._pass_on_transfers()
+        return account
 
     async def _read_bookings(self) -> None:
         await self.sync.catch_up(())

@@ -49,6 +49,40 @@ def test_an_agent_at_its_own_maintenance_margin_is_closed_before_it_owes_anybody
         two.check()
 
 
+def test_what_the_exchange_has_liquidated_itself_is_not_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The news of it may come late, and an order for what is gone would open the opposite."""
+    market = market_of([(10000.0,) * 4, (10000.0, 10000.0, 8000.0, 8000.0), *[(8000.0,) * 4] * 2])
+    with (
+        paper_server(market, wallet="500") as server,
+        shared(server, tmp_path / "a.db", settings_of({"A": "400", "B": "100"}, SYMBOLS)) as two,
+    ):
+        two.trade("A", "0.35")
+        two.trade("B", "-0.09")
+        monkeypatch.setattr(two.account.sync, "_hear", lambda _event: None)
+        two.call(two.lock_step.request_candle())
+        assert (two.net(), two.books.wallet_usdt, two.held("A")) == (0, 0, D("0.35"))
+        two.account.view.prices["BTCUSDT"] = D("8000")
+        journal = Journal(two.ledger.store)
+        for times in (1, 2):  # at one moment of the exchange's clock
+            two.call(two.account.keep())
+            assert (two.held("A"), two.held("B")) == (D("0.09"), D("-0.09"))
+            # What is left of both is not there at the exchange, and there is no money to trade with.
+            (emergency,) = journal.emergencies("paper")
+            assert not emergency.succeeded
+            assert emergency.tries == len(emergency.failures) >= 6 * times
+            assert [one for one in emergency.failures if not one.startswith("SELL 0.09")] == []
+        two.happen(kind="transfer", amount_usdt="100")
+        two.call(two.account.keep())
+        assert (two.held("A"), two.held("B"), two.net()) == (0, D("-0.09"), D("-0.09"))
+        (emergency,) = journal.emergencies("paper")
+        assert emergency.succeeded
+        assert emergency.tries > len(emergency.failures)
+        two.call(two.account.sync.read_bookings_again(0))
+        two.check()
+
+
 def test_a_liquidation_that_was_cut_short_is_finished_at_the_next_start(tmp_path: Path) -> None:
     prices = {
         "BTCUSDT": [(10000.0, 10000.0, 10000.0, 10000.0)] * 4,
