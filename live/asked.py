@@ -27,7 +27,7 @@ from live.runner import LiveOptions
 from live.venues import PaperOptions, VenueChoice
 
 if TYPE_CHECKING:
-    from live.arena.runner import ArenaLiveOptions
+    from live.arena.options import ArenaLiveOptions
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def arena_options(path: Path, refused: list[str], asked: Asked) -> ArenaLiveOpti
     """
     # Imported here: a run of one agent starts sooner without the database's libraries.
     from agents.arena.config import ArenaConfig, enter
-    from live.arena.runner import ArenaLiveOptions
+    from live.arena.options import ArenaLiveOptions
 
     if refused:
         raise ConfigError(f"an arena names its agents and its market itself: leave out {', '.join(refused)}")

@@ -52,6 +52,7 @@ class PaperOptions:
     market: ready-made; else `candles` are replayed, or a synthetic market is made.
     speed: candle time over wall time; None is lock-step, as fast as the agent.
     url: an exchange that already runs elsewhere (`python -m live.paper`), instead of a new one.
+    sub_accounts: of a new exchange, beside its first account: names, which are their API keys, and wallets in USDT.
     """
 
     candles: tuple[Path, ...] = ()
@@ -65,6 +66,7 @@ class PaperOptions:
     api_key: str = _PAPER_KEY
     api_secret: str = field(default=_PAPER_KEY, repr=False)
     seed: int = 0
+    sub_accounts: Mapping[str, Decimal] = field(default_factory=dict)
 
 
 @dataclass
@@ -213,12 +215,13 @@ def _open_paper(
 
     market = paper_market(paper, symbols, interval_ms)
     first = first_decision_index(market, setup, paper.start)
-    account = PaperAccount(
-        paper.api_key, paper.api_secret, wallet_usdt=to_decimal(setup.env.initial_capital_usdt)
-    )
+    accounts = [PaperAccount(paper.api_key, paper.api_secret, to_decimal(setup.env.initial_capital_usdt))]
+    accounts += [
+        PaperAccount(name, paper.api_secret, wallet_usdt) for name, wallet_usdt in paper.sub_accounts.items()
+    ]
     server = PaperServer.start(
         ReplayFeed(market, first + 1, paper.speed),
-        (account,),
+        tuple(accounts),
         slippage_bps=to_decimal(setup.env.slippage_bps),
         instruments=_paper_instruments(setup, symbols),
     )

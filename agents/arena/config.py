@@ -29,6 +29,8 @@ class Competitor(StrictModel):
     agent: a rule's name, `actions:FILE`, `llm:FILE`, or a training run.
     capital_usdt: what it begins with; None takes the arena's.
     symbols: what it may trade; None for all. It observes all of them in any case.
+    real_account: in a live arena, name of a real sub-account that it has for itself; what is paid in there is its
+        capital. `capital_usdt` then counts on history and on the embedded paper exchange only.
     stand_in: the rule that plays where a language model's key is missing; None makes that an error.
     parameters: of a rule; for a language model the keys of its file.
     env, features, risk: laid over the agent's own settings and the arena's.
@@ -37,6 +39,7 @@ class Competitor(StrictModel):
     agent: str = Field(min_length=1)
     capital_usdt: float | None = Field(None, gt=0.0)
     symbols: tuple[str, ...] | None = None
+    real_account: str | None = Field(None, pattern=r"^[A-Za-z0-9]+$")
     stand_in: str | None = "ema-cross"
     parameters: dict[str, Any] = Field(default_factory=dict)
     env: dict[str, Any] = Field(default_factory=dict)

@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.arena.config import Entrant
 from agents.arena.report import Curve
-from agents.arena.standings import Standing, net_return, ranked
+from agents.arena.standings import Standing, net_return
 from agents.metrics import candle_returns, max_drawdown, sharpe_ratio
 from envs.account import Fill
 from live.ledger.queries import Statistics, Where, statistics
@@ -37,12 +37,12 @@ class _Page:
 
 
 class Board:
-    """Folds the leaderboard from the ledger and its journal; a refresh reads what has come since the last one.
+    """Folds where the agents of an account stand from the ledger and its journal; a refresh reads what has come since.
 
     Args:
         shared: the account.
         journal: of its database.
-        entrants: who plays.
+        entrants: who plays on it.
         interval_ms: of a candle.
     """
 
@@ -64,7 +64,7 @@ class Board:
         self._traded.update([owner] if owner else self._pages)
 
     def read(self, endings: Mapping[str, str], *, anew: bool = False) -> tuple[Standing, ...]:
-        """Where everybody stands now. To be called on the thread that writes the ledger (`TradeSync.run`).
+        """Where everybody stands now, not ranked. To be called on the thread that writes the ledger (`TradeSync.run`).
 
         Args:
             endings: how an agent's run ended, by name.
@@ -72,7 +72,7 @@ class Board:
         """
         if anew:
             self._pages = {one.name: _Page() for one in self._entrants}
-        return ranked(self._standing(one, endings.get(one.name, "")) for one in self._entrants)
+        return tuple(self._standing(one, endings.get(one.name, "")) for one in self._entrants)
 
     def curves(self) -> dict[str, Curve]:
         """The equity of each agent at the closes that were read, from its capital on."""

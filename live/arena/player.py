@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
-    """What all agents of a session share.
+    """What the agents of a session share that are on one account.
 
     Attributes:
         shared: the account.
@@ -94,6 +94,11 @@ class Player:
     def playing(self) -> bool:
         """Whether its thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def halted(self) -> bool:
+        """Whether its account was halted as a whole."""
+        return bool(self._stage.shared.desk.halted)
 
     def join(self, timeout_s: float) -> None:
         """Wait for its end."""

@@ -2,59 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from dataclasses import dataclass
 
 from rich.console import Console
 
-from agents.arena.config import ArenaConfig, Entrant
 from agents.arena.report import write_arena_report
-from agents.arena.standings import Standing, leaderboard_table, width_for_tables, write_leaderboard
-from agents.base import AgentSetup, KeepsRecords
-from envs.account import ZERO
+from agents.arena.standings import (
+    Standing,
+    leaderboard_table,
+    width_for_tables,
+    write_leaderboard,
+)
+from agents.base import KeepsRecords
 from envs.errors import HaltedError, PerpgymError
-from envs.planning import to_decimal
-from envs.risk import FileRiskStore
 from envs.time_grid import interval_to_ms
-from live.arena.board import Board
+from live.arena.accounts import ArenaAccounts
+from live.arena.options import ArenaLiveOptions
 from live.arena.pace import Pace
-from live.arena.player import Player, Stage
+from live.arena.player import Player
 from live.arena.screen import Screen
 from live.bridge import LoopThread
 from live.console import LiveConsole
-from live.exchange.binance import BinanceExchange
 from live.heap import heap_set_aside
 from live.ledger import Ledger
-from live.options import SessionOptions
 from live.recovery import run_lock
 from live.run_memory import RunMemory
 from live.session import (
-    account_name,
     check_agent,
-    close_exchange,
-    confirm_real_money,
     make_folder,
     stop_signals,
 )
-from live.store.journal import Journal
-from live.subaccount import SharedAccount, SharedAccountSettings
-from live.sync import TradeSync
 from live.venues import VenueSession, open_venue
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArenaLiveOptions(SessionOptions):
-    """A live arena; each agent has a folder in its folder, and without `db` the ledger is kept there too.
-
-    Attributes:
-        config: the arena.
-        entrants: its agents.
-    """
-
-    config: ArenaConfig
-    entrants: Sequence[Entrant]
 
 
 @dataclass(frozen=True)
@@ -78,8 +57,8 @@ def run_live_arena(options: ArenaLiveOptions, console: LiveConsole) -> ArenaLive
     make_folder(options.folder)
     session = open_venue(
         options.choice,
-        options.paper,
-        account_setup(options.entrants),
+        options.paper_options(),
+        options.account_setup(),
         config.symbols,
         interval_ms,
         options.environ,
@@ -90,14 +69,6 @@ def run_live_arena(options: ArenaLiveOptions, console: LiveConsole) -> ArenaLive
             return _Arena(options, session, bridge, console, interval_ms).run()
     finally:
         session.close()
-
-
-def account_setup(entrants: Sequence[Entrant]) -> AgentSetup:
-    """What the paper exchange is started for: everybody's capital together, and the longest warm-up."""
-    total = sum((to_decimal(one.capital_usdt) for one in entrants), ZERO)
-    longest = max((one.setup for one in entrants), key=lambda one: one.features.warmup + one.env.window_size)
-    env = longest.env.model_copy(update={"initial_capital_usdt": float(total)})
-    return replace(longest, env=env)
 
 
 class _Arena:
@@ -119,66 +90,47 @@ class _Arena:
         self._players: list[Player] = []
         self._sitting_out: dict[str, str] = {}
         self._pace: Pace | None = None
-        self._board: Board | None = None
+        self._accounts = ArenaAccounts(options, session, bridge)
 
     def run(self) -> ArenaLiveResult:
         options, session = self._options, self._session
         if session.venue.real_money:
-            agents = ", ".join(f"{one.name} {one.capital_usdt:g} USDT" for one in options.entrants)
-            confirm_real_money(session, self._bridge, f" on the account; {agents}.", options.confirm)
-        exchange = options.connection.connector(session.venue, session.credentials, options.config.symbols)
-        self._bridge.call(exchange.connect())
+            self._accounts.confirm()
         try:
             ledger = Ledger.open(options.db or str(options.folder / "arena.db"))
             try:
-                return self._run_on(exchange, ledger)
+                return self._run_on(ledger)
             finally:
                 ledger.close()
         finally:
-            self._bridge.call(close_exchange(exchange, session))
+            if session.lock_step is not None:
+                self._bridge.call(session.lock_step.close())
 
-    def _run_on(self, exchange: BinanceExchange, ledger: Ledger) -> ArenaLiveResult:
-        options, session, symbols = self._options, self._session, self._options.config.symbols
-        account_id = self._bridge.call(exchange.account_id())
-        name = account_name(session, account_id)
-        sync = TradeSync(exchange, ledger, symbols=symbols, account=name)
-        store = (
-            None if session.fresh else FileRiskStore(options.folder / f"account_{session.account_key}.json")
-        )
-        shared = SharedAccount(exchange, ledger, sync, shared_settings(options.config), store=store)
-        self._bridge.call(shared.start(acknowledge_emergency=options.acknowledge_emergency))
+    def _run_on(self, ledger: Ledger) -> ArenaLiveResult:
+        accounts, options, session = self._accounts, self._options, self._session
+        accounts.open(ledger)
         try:
             memories = self._memories()
-            playing = [one for one in options.entrants if one.name in memories]
-            if not playing:
+            if not memories:
                 raise HaltedError(
                     "every agent of the arena is halted: look at the account, then start again with "
                     "--acknowledge-emergency",
                     reason="; ".join(self._sitting_out.values()),
                 )
             if session.lock_step is not None:
-                self._pace = Pace(session.lock_step.request_candle, shared.settled, memories)
-            stage = Stage(
-                shared,
-                Journal(ledger.store),
-                self._bridge,
-                self._pace,
-                symbols,
-                self._interval_ms,
-                account_id,
-                session.fresh,
-                options.steps,
-                options.seed,
-                {"venue": session.venue.name, "synthetic": session.synthetic, "arena": options.config.name},
-            )
-            self._board = Board(shared, stage.journal, options.entrants, self._interval_ms)
-            self._players = [Player(one, memories[one.name], stage) for one in playing]
+                self._pace = Pace(session.lock_step.request_candle, accounts.settled, memories)
+            accounts.begin(self._pace, self._interval_ms)
+            self._players = [
+                Player(one, memories[one.name], accounts.stage_of(one.name))
+                for one in options.entrants
+                if one.name in memories
+            ]
             self._banner()
             with stop_signals(self.stop):
-                self._play(stage)
-            return self._finish(stage)
+                self._play()
+            return self._finish()
         finally:
-            self._bridge.call(shared.close())
+            accounts.close()
 
     def _memories(self) -> dict[str, RunMemory]:
         """The memory of each agent that may play; one that was halted sits out."""
@@ -188,7 +140,7 @@ class _Arena:
             folder.mkdir(parents=True, exist_ok=True)
             memory = RunMemory(
                 folder,
-                self._session.account_key,
+                self._accounts.key_of(one.name),
                 fresh=self._session.fresh,
                 acknowledge=options.acknowledge_emergency,
                 notice=lambda text, name=one.name: self._console.notice(f"{name}: {text}"),  # type: ignore[misc]
@@ -204,32 +156,41 @@ class _Arena:
 
     def _banner(self) -> None:
         options = self._options
-        capital = sum(one.capital_usdt for one in options.entrants)
+        sharing = options.entrants_on(None)
+        capital = f" with {sum(one.capital_usdt for one in sharing):,.2f} USDT together" if sharing else ""
         lines = [
             self._session.description,
-            f"{len(self._players)} agents with {capital:,.2f} USDT together, {', '.join(options.config.symbols)}, "
+            f"{len(sharing)} agents on one account{capital}, {', '.join(options.config.symbols)}, "
             f"{options.config.interval} candles",
+            *(
+                f"{one.name} on the sub-account {real}"
+                for one in options.entrants
+                if (real := options.config.agents[one.name].real_account) is not None
+            ),
         ]
         self._console.banner("perpgym arena", lines, real_money=self._session.venue.real_money)
         for one in options.entrants:
             if one.note:
                 self._console.notice(f"note: {one.note}")
 
-    def _play(self, stage: Stage) -> None:
+    def _play(self) -> None:
         """Let all play, and show where they stand."""
         for player in self._players:
             player.start()
         with Screen(
             self._options.config.name,
-            lambda: self._standings(stage),
-            stage.shared.exchange.now_ms,
+            self._standings,
+            self._accounts.shared[0].exchange.now_ms,
             quiet=self._options.quiet,
         ) as screen:
             while any(player.playing for player in self._players):
                 for player in self._players:
                     player.join(0.05)
-                if stage.shared.desk.halted or self._is_broken():
+                if len(self._accounts.halted) == len(self._accounts.shared) or self._is_broken():
                     self.stop()
+                for player in self._players:
+                    if player.halted:
+                        player.request_stop()
                 screen.show(sum(player.steps for player in self._players))
 
     def _is_broken(self) -> bool:
@@ -244,20 +205,17 @@ class _Arena:
             pace = self._pace
             self._bridge.loop.call_soon_threadsafe(lambda: self._bridge.loop.create_task(pace.stop()))
 
-    def _standings(self, stage: Stage, *, anew: bool = False) -> tuple[Standing, ...]:
-        assert self._board is not None
+    def _standings(self, *, anew: bool = False) -> tuple[Standing, ...]:
         endings = dict.fromkeys(self._sitting_out, "halted") | {one.name: one.ending for one in self._players}
-        found: tuple[Standing, ...] = stage.write(self._board.read, endings, anew=anew)
-        return found
+        return self._accounts.standings(endings, anew=anew)
 
-    def _finish(self, stage: Stage) -> ArenaLiveResult:
+    def _finish(self) -> ArenaLiveResult:
         unread = ""
         try:
-            self._bridge.call(stage.shared.verify())
-            self._bridge.call(stage.shared.settled())
+            self._bridge.call(self._accounts.verify())
         except PerpgymError as error:
             unread = f"the leaderboard is of what the ledger had: the exchange could not be read at the end: {error}"
-        standings = self._standings(stage, anew=True)
+        standings = self._standings(anew=True)
         options = self._options
         notices = [one.note for one in options.entrants if one.note] + list(self._sitting_out.values())
         for player in self._players:
@@ -268,26 +226,27 @@ class _Arena:
                 notices.append(f"{player.name} could not go on: {player.error}")
         if unread:
             notices.append(unread)
-        if stage.shared.desk.halted:
-            notices.append(f"the whole account was halted: {stage.shared.desk.halted}")
+        halted = self._accounts.halted
+        notices += [f"the whole account was halted: {one.desk.halted} ({one.account})" for one in halted]
         for one in options.entrants:
             if isinstance(one.setup.agent, KeepsRecords) and one.name not in self._sitting_out:
                 notices += one.setup.agent.notices()
         about = {
             "arena": options.config.name,
-            "account": stage.shared.account,
+            "accounts": {
+                one.name: self._accounts.stage_of(one.name).shared.account for one in options.entrants
+            },
             "symbols": list(options.config.symbols),
             "interval": options.config.interval,
             "synthetic": self._session.synthetic,
             "notices": notices,
         }
         write_leaderboard(options.folder, standings, about)
-        assert self._board is not None
         write_arena_report(
             options.folder / "report.html",
             f"Arena {options.config.name}",
             f"{', '.join(options.config.symbols)}, {options.config.interval} candles, {self._session.description}",
-            self._board.curves(),
+            self._accounts.curves(),
             standings,
             notices,
             synthetic=self._session.synthetic,
@@ -302,29 +261,6 @@ class _Arena:
             if player.error is not None and not isinstance(player.error, PerpgymError):
                 raise player.error
         errors = [one.error for one in self._players if isinstance(one.error, PerpgymError)]
-        if stage.shared.desk.halted or any(one.emergency is not None for one in self._players):
+        if halted or any(one.emergency is not None for one in self._players):
             return ArenaLiveResult(standings, 3)
         return ArenaLiveResult(standings, errors[0].exit_code if errors else 0)
-
-
-def shared_settings(config: ArenaConfig) -> SharedAccountSettings:
-    """The parts of the account, as the arena assigns them."""
-    limits = config.account
-
-    def exact(value: float | None) -> Decimal | None:
-        return None if value is None else to_decimal(value)
-
-    return SharedAccountSettings.parse(
-        {
-            "symbols": config.symbols,
-            "agents": {
-                name: {"capital_usdt": to_decimal(config.capital_of(name)), "symbols": one.symbols}
-                for name, one in config.agents.items()
-            },
-            "limits": {
-                "max_drawdown_fraction": exact(limits.max_drawdown_fraction),
-                "max_net_leverage": exact(limits.max_net_leverage),
-            },
-        },
-        where="arena",
-    )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Self
 
 from envs.errors import ConfigError, CredentialsError
-from envs.risk import FileRiskStore
-from live.exchange.base import Exchange
+from envs.risk import RiskStore
+from live.exchange.binance import BinanceExchange
 from live.ledger import Ledger
 from live.settings import Credentials
 from live.subaccount.settings import SharedAccountSettings
@@ -17,8 +16,11 @@ from live.subaccount.shared import SharedAccount
 from live.subaccount.sub import SubAccount
 from live.sync import TradeSync, TradeSyncSettings
 
-Connector = Callable[[str | None], Exchange]
+Connector = Callable[[str | None], BinanceExchange]
 """Makes the connector of a real sub-account, by its name, or of the shared account (None); not connected yet."""
+
+Namer = Callable[[str | None, str], str]
+"""An account's name in the ledger, of the real sub-account's name or None, and the exchange's own name for it."""
 
 
 class AgentPorts:
@@ -29,10 +31,14 @@ class AgentPorts:
     Args:
         settings: all agents.
         connect: makes the connectors; they are connected and closed here.
-        ledger: keeps all accounts; a real sub-account's name there is `{account}.{real account}`.
-        account: the shared account's name in the ledger.
-        folder: where each account's peak and halt are kept; None forgets them.
+        ledger: keeps all accounts.
+        name: of each account in the ledger; no two may have the same.
+        store: makes what keeps an account's peak and halt, by its real name, or None; None forgets them.
         syncing: of each account's trade sync.
+
+    Attributes:
+        accounts: by the real sub-account's name; None is the shared one, if anybody shares it.
+        account_ids: the exchange's own names, by the same.
     """
 
     def __init__(
@@ -41,18 +47,19 @@ class AgentPorts:
         connect: Connector,
         ledger: Ledger,
         *,
-        account: str,
-        folder: Path | None = None,
+        name: Namer,
+        store: Callable[[str | None], RiskStore | None] = lambda _real: None,
         syncing: TradeSyncSettings | None = None,
     ) -> None:
         self.settings = settings
         self._connect = connect
         self._ledger = ledger
-        self._account = account
-        self._folder = folder
+        self._name = name
+        self._store = store
         self._syncing = syncing
         self._opened = AsyncExitStack()
         self.accounts: dict[str | None, SharedAccount] = {}
+        self.account_ids: dict[str | None, str] = {}
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -62,21 +69,33 @@ class AgentPorts:
         await self.close()
 
     async def open(self, *, acknowledge_emergency: bool = False) -> None:
-        """Connect and start every account. Raises as `SharedAccount.start`; then none stays open."""
+        """Connect and start every account; when one cannot be started none stays open.
+
+        Raises:
+            ConfigError: two of them are one account at the exchange.
+            PerpgymError: as `SharedAccount.start`.
+        """
         try:
             for real in (None, *self.settings.real_accounts):
                 settings = self.settings.of_account(real)
                 if settings is None:
                     continue
-                name = self._account if real is None else f"{self._account}.{real}"
                 exchange = self._connect(real)
                 self._opened.push_async_callback(exchange.close)
                 await exchange.connect()
+                account_id = await exchange.account_id()
+                for other, other_id in self.account_ids.items():
+                    if account_id and account_id == other_id:
+                        raise ConfigError(
+                            f"{_told(other)} and {_told(real)} are one account at the exchange: give each its own "
+                            "API keys"
+                        )
+                self.account_ids[real] = account_id
+                name = self._name(real, account_id)
                 sync = TradeSync(
                     exchange, self._ledger, symbols=settings.symbols, account=name, settings=self._syncing
                 )
-                store = None if self._folder is None else FileRiskStore(self._folder / f"account_{name}.json")
-                account = SharedAccount(exchange, self._ledger, sync, settings, store=store)
+                account = SharedAccount(exchange, self._ledger, sync, settings, store=self._store(real))
                 await account.start(acknowledge_emergency=acknowledge_emergency)
                 self._opened.push_async_callback(account.close)
                 self.accounts[real] = account
@@ -86,11 +105,11 @@ class AgentPorts:
 
     async def close(self) -> None:
         """Close every account, then its connection; one that cannot be closed keeps none of the others open."""
-        self.accounts = {}
+        self.accounts, self.account_ids = {}, {}
         await self._opened.aclose()
 
-    def __getitem__(self, agent: str) -> SubAccount:
-        """An agent's port.
+    def of(self, agent: str) -> SharedAccount:
+        """The account that an agent is on.
 
         Raises:
             ConfigError: no such agent.
@@ -99,7 +118,19 @@ class AgentPorts:
             raise ConfigError(
                 f"agent {agent!r} has no account; those with one are {', '.join(self.settings.agents)}"
             )
-        return self.accounts[self.settings.agents[agent].real_account].agent(agent)
+        return self.accounts[self.settings.agents[agent].real_account]
+
+    def __getitem__(self, agent: str) -> SubAccount:
+        """An agent's port.
+
+        Raises:
+            ConfigError: no such agent.
+        """
+        return self.of(agent).agent(agent)
+
+
+def _told(real: str | None) -> str:
+    return "the shared account" if real is None else f"the real account {real}"
 
 
 def sub_account_credentials(real_account: str, environ: Mapping[str, str]) -> Credentials:

@@ -84,7 +84,8 @@ class SharedAccountSettings(StrictModel):
                 raise ValueError(f"agent {name} shares the account; give its capital_usdt")
         real = [agent.real_account for agent in self.agents.values() if agent.real_account is not None]
         for name in real:
-            if real.count(name) > 1:
+            # Their keys' variables are in capitals.
+            if [one.upper() for one in real].count(name.upper()) > 1:
                 raise ValueError(f"the real account {name} belongs to one agent; give the others another")
         return self
 

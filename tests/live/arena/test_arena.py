@@ -116,7 +116,7 @@ def compare(folder: Path, server: PaperServer, capital: dict[str, int]) -> dict[
     books, engine = server.exchange.engine.accounts["paper"], server.exchange.engine
     ledger = Ledger.open(str(folder / "arena.db"))
     try:
-        account = told["account"]
+        (account,) = set(told["accounts"].values())
         identity = check_identity(
             ledger,
             account,

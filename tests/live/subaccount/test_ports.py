@@ -37,6 +37,10 @@ VALUES = {
 }
 
 
+def name_of(real: str | None, _account_id: str) -> str:
+    return "paper" if real is None else f"paper.{real}"
+
+
 def test_an_agent_may_have_a_real_account_of_its_own(tmp_path: Path) -> None:
     accounts = (PaperAccount(wallet_usdt=D(5000)), PaperAccount("one", "paper", D(300)))
     server = PaperServer.start(ReplayFeed(flat_market(), 1), accounts)
@@ -51,7 +55,7 @@ def test_an_agent_may_have_a_real_account_of_its_own(tmp_path: Path) -> None:
         await port.place(Order("BTCUSDT", side, D("0.01"), client_order_id=name))
 
     async def play() -> None:
-        ports = AgentPorts(settings, connect, ledger, account="paper", syncing=SYNCING, folder=tmp_path)
+        ports = AgentPorts(settings, connect, ledger, name=name_of, syncing=SYNCING)
         async with ports:
             for agent, side in (("A", Side.BUY), ("B", Side.SELL), ("own", Side.BUY)):
                 await ports[agent].set_leverage("BTCUSDT", 10)
@@ -106,7 +110,7 @@ def test_an_account_that_cannot_be_closed_keeps_no_other_open(
     monkeypatch.setattr(SharedAccount, "close", close_badly)
 
     async def play() -> None:
-        ports = AgentPorts(settings, connect, ledger, account="paper", syncing=SYNCING)
+        ports = AgentPorts(settings, connect, ledger, name=name_of, syncing=SYNCING)
         await ports.open()
         with pytest.raises(ExchangeError, match="does not end"):
             await ports.close()
@@ -126,6 +130,7 @@ def test_an_account_that_cannot_be_closed_keeps_no_other_open(
         ({"A": {"real_account": "x", "capital_usdt": 5}}, "leave capital_usdt out"),
         ({"A": {}, "B": {"capital_usdt": 5}}, "give its capital_usdt"),
         ({"A": {"real_account": "x"}, "B": {"real_account": "x"}}, "belongs to one agent"),
+        ({"A": {"real_account": "x"}, "B": {"real_account": "X"}}, "belongs to one agent"),
         ({"MANUAL": {"capital_usdt": 5}}, "name the agent otherwise"),
         ({"A": {"capital_usdt": 5, "symbols": ["ETHUSDT"]}}, "ETHUSDT"),
         ({"A": {"capital_usdt": 0}}, "greater than 0"),
@@ -143,3 +148,28 @@ def test_keys_of_a_real_account_come_from_the_environment() -> None:
         "one", {"BINANCE_SUB_ONE_API_KEY": "k", "BINANCE_SUB_ONE_API_SECRET": "s"}
     )
     assert (found.api_key.reveal(), found.api_secret.reveal()) == ("k", "s")
+
+
+def test_two_names_for_one_account_are_refused(tmp_path: Path) -> None:
+    server = PaperServer.start(ReplayFeed(flat_market(), 1), (PaperAccount(wallet_usdt=D(5000)),))
+    ledger = Ledger.open(str(tmp_path / "a.db"))
+    settings = SharedAccountSettings.parse(
+        {"symbols": ["BTCUSDT"], "agents": {"A": {"capital_usdt": 100}, "own": {"real_account": "one"}}}
+    )
+
+    def connect(_real: str | None) -> BinanceExchange:
+        return connector(server, settings.symbols)
+
+    async def play() -> None:
+        ports = AgentPorts(settings, connect, ledger, name=name_of, syncing=SYNCING)
+        with pytest.raises(ConfigError, match="shared account and the real account one are one account"):
+            await ports.open()
+        assert not ports.accounts
+
+    try:
+        with LoopThread() as bridge:
+            bridge.call(play(), timeout_s=20)
+        assert ledger.exchanges() == ["paper"]
+    finally:
+        ledger.close()
+        server.stop()
