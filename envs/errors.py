@@ -140,7 +140,11 @@ class RateLimitedError(ExchangeError):
 
     Attributes:
         retry_after_s: seconds to wait before the next request.
+        bearable_s: the same where waiting is worth it when an account is to be closed, else 0: shorter bans end, but
+            the longest take days.
     """
+
+    LONGEST_BEARABLE_S = 600.0
 
     def __init__(
         self,
@@ -152,6 +156,11 @@ class RateLimitedError(ExchangeError):
     ) -> None:
         super().__init__(message, code=code, http_status=http_status)
         self.retry_after_s = retry_after_s
+
+    @property
+    def bearable_s(self) -> float:
+        """See the class."""
+        return self.retry_after_s if self.retry_after_s <= self.LONGEST_BEARABLE_S else 0.0
 
 
 class ClockSkewError(ExchangeError):

@@ -227,7 +227,7 @@ def judge(entry: PlannedOrder, context: RiskContext) -> Approved[PlannedOrder] |
     if context.state.halted_reason:
         return Refused("halted", "not halted", context.state.halted_reason)
     if entry.symbol in context.stale_symbols:
-        return Refused("stale_candle", "a closed candle of this step", "none arrived")
+        return Refused("stale_candle", "a closed candle of this step", "none in time")
     if _shrinks(order, context):
         return Approved(entry)
     refusal = _losses(context)

@@ -25,7 +25,7 @@ from envs.account import (
     Refused,
 )
 from envs.base import Action, Observation, StepResult, TradingEnv, TradingWrapper
-from envs.errors import ActionError, ExchangeError, HaltedError
+from envs.errors import ActionError, ExchangeError, HaltedError, RateLimitedError
 from envs.planning import to_decimal
 from envs.risk import (
     RiskContext,
@@ -313,17 +313,19 @@ class RiskControl(TradingWrapper):
         executions: list[Execution] = []
         failures: list[str] = []
         account = before
-        delay_s = self.limits.emergency_delay_s
+        delay_s, ban_s = self.limits.emergency_delay_s, 0.0
         for attempt in range(self.limits.emergency_tries):
             if attempt:
-                self._sleep(delay_s)
+                self._sleep(max(delay_s, ban_s))
                 delay_s *= 2
             try:
                 execution = super().flatten(reason)
             except ExchangeError as error:
                 # An exchange that fails now is the one time when giving up would be worst.
                 failures.append(str(error))
+                ban_s = error.bearable_s if isinstance(error, RateLimitedError) else 0.0
                 continue
+            ban_s = 0.0
             executions.append(execution)
             account = self.account()
             if account.is_flat and account.pending_orders == 0:

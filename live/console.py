@@ -84,8 +84,7 @@ class LiveConsole:
 
     def emergency(self, report: EmergencyReport) -> None:
         """The emergency protocol ran."""
-        count = len(report.executions)
-        tries = "1 try" if count == 1 else f"{count} tries"
+        tries = "1 try" if report.tries == 1 else f"{report.tries} tries"
         flat = "account flat, no orders left" if report.succeeded else "THE ACCOUNT IS NOT FLAT"
         self._console.print(
             Panel(

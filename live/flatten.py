@@ -14,6 +14,7 @@ from envs.errors import (
     CredentialsError,
     ExchangeError,
     InstrumentError,
+    RateLimitedError,
 )
 from live.exchange.base import Exchange, ExchangeAccount, OpenOrder, client_order_id
 from live.exchange.budget import reducing_risk
@@ -66,7 +67,7 @@ class Flattener:
         exchange: connected.
         symbols: only these; empty for all that the account has.
         tries: how often it is gone through, at most.
-        first_delay_s: pause before the second try; it doubles.
+        first_delay_s: pause before the second try; it doubles. A ban of some minutes is waited out.
         sleep: how pauses are made.
         on_action: told of each action as it is done.
     """
@@ -90,6 +91,7 @@ class Flattener:
         self._report = FlattenReport()
         self._largest: dict[str, Decimal | None] = {}
         self._last_id_ms = 0
+        self._ban_s = 0.0
 
     async def run(self) -> FlattenReport:
         """Close, cancel, read back, and again until it is flat. Everything is tried, whatever else fails."""
@@ -100,7 +102,7 @@ class Flattener:
                 if self._report.flat:
                     break
                 if attempt > 1:
-                    await self._sleep(delay_s)
+                    await self._sleep(max(delay_s, self._ban_s))
                     delay_s *= 2
                 self._report.tries = attempt
                 await self._close_positions(attempt)
@@ -200,6 +202,8 @@ class Flattener:
         account, orders = await asyncio.gather(
             self._exchange.account(), self._exchange.open_orders(), return_exceptions=True
         )
+        bans = [one.bearable_s for one in (account, orders) if isinstance(one, RateLimitedError)]
+        self._ban_s = max(bans, default=0.0)
         if isinstance(account, ExchangeAccount):
             report.wallet_usdt = account.wallet_usdt
             report.positions = {

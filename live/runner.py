@@ -15,7 +15,7 @@ from agents.run import Ending, RunResult, run
 from envs.account import ZERO, Execution, Plan
 from envs.base import StepResult
 from envs.candles import interval_name
-from envs.errors import EmergencyError, ExchangeError
+from envs.errors import EmergencyError, ExchangeError, RateLimitedError
 from envs.wrappers import RiskControl, StepLog
 from live.bridge import LoopThread
 from live.console import LiveConsole, utc_text
@@ -211,16 +211,18 @@ class _Session:
             EmergencyError: the account is not flat.
         """
         limits, delay_s = self._options.setup.limits, self._options.setup.limits.emergency_delay_s
-        problem = "positions are left"
+        problem, ban_s = "positions are left", 0.0
         for attempt in range(limits.emergency_tries):
             if attempt:
-                time.sleep(delay_s)
+                time.sleep(max(delay_s, ban_s))
                 delay_s *= 2
             try:
                 execution = log.flatten("flat on exit")
             except ExchangeError as error:
                 problem = str(error)
+                ban_s = error.bearable_s if isinstance(error, RateLimitedError) else 0.0
                 continue
+            ban_s = 0.0
             account = execution.account
             if account.is_flat and account.pending_orders == 0:
                 self._console.notice(f"flat on exit: equity {account.equity_usdt:.2f} USDT")

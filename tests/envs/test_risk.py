@@ -129,7 +129,7 @@ def test_nothing_to_send_is_nothing_to_judge() -> None:
         ({"halted": "drawdown 5 %"}, Refused("halted", "not halted", "drawdown 5 %")),
         (
             {"stale": frozenset({"BTCUSDT"})},
-            Refused("stale_candle", "a closed candle of this step", "none arrived"),
+            Refused("stale_candle", "a closed candle of this step", "none in time"),
         ),
         ({"peak": "1250", "max_drawdown_fraction": 0.2}, Refused("max_drawdown", "0.2", "0.200000")),
         ({"day_start": "1111", "daily_loss_fraction": 0.0999}, Refused("daily_loss", "0.0999", "0.099910")),

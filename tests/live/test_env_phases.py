@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +14,7 @@ from agents.run import Ending, run
 from envs.account import Approved, Leg, Order, OrderStatus, Side
 from envs.errors import ActionError, ExchangeUnavailableError, OutcomeUnknownError
 from envs.risk import RiskLimits
+from live.console import LiveConsole
 from live.exchange.base import OrderReport, TriggerOrder, TriggerReport, client_order_id
 from live.exchange.binance import BinanceExchange
 from live.paper import algo_desk, desk
@@ -142,6 +144,32 @@ def test_an_exchange_that_is_gone_ends_in_bounded_tries_and_a_halt() -> None:
         assert "NOT FLAT after 3 tries" in one.risk.state.halted_reason
         assert one.held() == Decimal("0.2")
         one.proxy.down = False
+
+
+@pytest.mark.parametrize(("ban_s", "flat"), [(120, True), (7_200, False)])
+def test_the_emergency_waits_out_a_ban_of_minutes_and_no_ban_of_hours(ban_s: int, flat: bool) -> None:
+    with rig(flat_market(), limits=LIMITS) as one:
+        slept: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if seconds > ban_s - 60:  # then it is over, on both sides
+                one.server.clear_faults()
+                one.exchange._rest.budget.forgive()
+
+        one.risk._sleep = sleep
+        one.stack.reset()
+        step(one, 0.2)
+        one.happen(kind="banned", path="/fapi/v1/order", method="POST", retry_after_s=ban_s)
+        execution = one.stack.execute(one.stack.plan([0.4]))
+        assert execution.results[0].status is OrderStatus.FAILED
+        report = execution.emergency
+        assert report is not None and report.succeeded is flat
+        assert (report.tries, one.held()) == ((2, 0) if flat else (3, Decimal("0.2")))
+        assert slept == ([pytest.approx(ban_s, abs=30)] if flat else [1.0, 2.0])
+        screen = io.StringIO()
+        LiveConsole(out=screen).emergency(report)
+        assert f"after {report.tries} tries" in screen.getvalue()
 
 
 def test_an_exchange_that_fails_while_a_candle_is_awaited_runs_the_emergency() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -301,3 +302,19 @@ async def test_pauses_between_tries_double(server: PaperServer, held: Account) -
     assert slept == [1.0, 2.0, 4.0]
     assert not report.flat and report.tries == 4 and report.orders == ()
     assert report.positions == {"BTCUSDT": Decimal("0.05"), "ETHUSDT": Decimal("-1.5")}
+
+
+async def test_a_ban_of_minutes_is_waited_out(server: PaperServer, held: Account) -> None:
+    slept: list[float] = []
+    server.fault("banned", path="/fapi/v1/order", retry_after_s=120)
+    async with connector(server, ()) as exchange:
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            await asyncio.to_thread(server.clear_faults)  # then it is over, on both sides
+            exchange._rest.budget.forgive()
+
+        report = await Flattener(exchange, sleep=sleep).run()
+    # The second try can but read what is there; the third closes it.
+    assert slept == [pytest.approx(120, abs=30), 2.0]
+    assert report.flat and report.tries == 3 and is_flat(held)
