@@ -157,18 +157,22 @@ class _Arena:
     def _banner(self) -> None:
         options = self._options
         sharing = options.entrants_on(None)
-        capital = f" with {sum(one.capital_usdt for one in sharing):,.2f} USDT together" if sharing else ""
+        capital = sum(one.capital_usdt for one in sharing)
         lines = [
             self._session.description,
-            f"{len(sharing)} agents on one account{capital}, {', '.join(options.config.symbols)}, "
-            f"{options.config.interval} candles",
+            f"{', '.join(options.config.symbols)}, {options.config.interval} candles",
+            f"{', '.join(one.name for one in sharing)}: {capital:,.2f} USDT on one account"
+            if sharing
+            else "",
             *(
-                f"{one.name} on the sub-account {real}"
+                f"{one.name}: on the sub-account {real}"
                 for one in options.entrants
                 if (real := options.config.agents[one.name].real_account) is not None
             ),
         ]
-        self._console.banner("perpgym arena", lines, real_money=self._session.venue.real_money)
+        self._console.banner(
+            "perpgym arena", [*filter(None, lines)], real_money=self._session.venue.real_money
+        )
         for one in options.entrants:
             if one.note:
                 self._console.notice(f"note: {one.note}")
