@@ -158,8 +158,9 @@ class RiskControl(TradingWrapper):
         observation, reward, terminated, truncated, info = super().advance()
         self._observation = observation
         account = self.account()
-        self._transfer(info.get("transfers_usdt", ZERO), account)
-        self._mark(account)
+        transfers_usdt = info.get("transfers_usdt", ZERO)
+        self._transfer(transfers_usdt, account)
+        self._mark(account, soon=transfers_usdt == 0 and not (terminated or truncated))
         report = self._check_drawdown(account)
         if report is None and info.get("failure"):
             report = self.run_emergency(info["failure"])
@@ -167,6 +168,15 @@ class RiskControl(TradingWrapper):
             info = {**info, "emergency": report}
             terminated, truncated = True, False
         return observation, reward, terminated, truncated, info
+
+    def rehearse(self, observation: Observation, plan: Plan, account: AccountSnapshot) -> None:
+        """Judge a plan that will not be executed, and forget the verdicts."""
+        del observation
+        state = self.state.marked(account.equity_usdt, account.time_ms)
+        drawdown_fraction(account.equity_usdt, state.peak_equity_usdt)
+        entries, _ = self._judge_all(plan, account)
+        if self.limits.protective_stop:
+            self._with_guards(entries, account)
 
     # --- judging -----------------------------------------------------------------------------------------
 
@@ -272,9 +282,13 @@ class RiskControl(TradingWrapper):
             day_start_equity_usdt=self.state.day_start_equity_usdt * scale,
         )
 
-    def _mark(self, account: AccountSnapshot) -> None:
+    def _mark(self, account: AccountSnapshot, *, soon: bool = False) -> None:
+        """Remember what the account shows; `soon`: the step's orders wait for it."""
         self._state = self.state.marked(account.equity_usdt, account.time_ms)
-        self._save()
+        if not soon:
+            self._save()
+        elif self._store is not None:
+            self._store.note(self.state)
 
     def _save(self) -> None:
         if self._store is not None:

@@ -30,6 +30,9 @@ class _FreshStore:
     def save(self, state: RiskState) -> None:
         self._store.save(state)
 
+    def note(self, state: RiskState) -> None:
+        """An account that ends with the session needs none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Remembered:

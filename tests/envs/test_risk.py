@@ -454,6 +454,43 @@ def test_the_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
     assert [p.name for p in store.path.parent.iterdir()] == ["risk.json"]
 
 
+def later(**changes: Any) -> RiskState:
+    return replace(STATE, last_candle_close_ms=STATE.last_candle_close_ms + 1, **changes)
+
+
+def test_what_was_noted_counts_when_it_is_about_a_later_candle(tmp_path: Path) -> None:
+    store = FileRiskStore(tmp_path / "risk.json")
+    store.note(later())
+    assert store.load() is None  # without the file itself nothing is known, as when somebody deleted it
+    store.save(STATE)
+    assert FileRiskStore(store.path).load() == later()
+    halted = later(halted_reason="drawdown")
+    store.save(halted)
+    assert FileRiskStore(store.path).load() == halted
+
+
+def test_a_shorter_note_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
+    store = FileRiskStore(tmp_path / "risk.json")
+    store.save(STATE)
+    store.note(later(order_times_ms=tuple(range(10**12, 10**12 + 1000))))
+    assert store.load() == later(order_times_ms=tuple(range(10**12, 10**12 + 1000)))
+    store.note(later())
+    assert store.load() == later()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"halted_reason": ""}'])
+def test_a_damaged_note_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+    store = FileRiskStore(tmp_path / "risk.json")
+    store.save(STATE)
+    (tmp_path / "risk.noted").write_text(text, encoding="utf-8")
+    assert store.load() == STATE
+
+
+def test_a_note_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(PerpgymError, match="cannot be written"):
+        FileRiskStore(tmp_path / "missing" / "risk.json").note(STATE)
+
+
 def damaged(**changes: Any) -> str:
     values = {
         name: list(value) if isinstance(value, tuple) else value if isinstance(value, int) else str(value)

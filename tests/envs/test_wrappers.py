@@ -26,7 +26,7 @@ from envs.account import (
 from envs.base import TradingEnv, TradingWrapper
 from envs.errors import ExchangeUnavailableError, HaltedError, OutcomeUnknownError
 from envs.futures_env import FuturesEnv
-from envs.risk import FileRiskStore, RiskLimits
+from envs.risk import FileRiskStore, RiskLimits, RiskState
 from envs.synthetic import synthetic_market
 from envs.wrappers import RiskControl, StepLog
 
@@ -300,6 +300,40 @@ def test_the_peak_survives_a_restart(tmp_path: Path) -> None:
     second.reset()
     assert second.state.peak_equity_usdt == 1200
     assert second.state.max_drawdown_fraction == 1 - D(1000) / D(1200)
+
+
+class Written(FileRiskStore):
+    """Tells how it was written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.how: list[str] = []
+
+    def save(self, state: RiskState) -> None:
+        self.how.append("saved")
+        super().save(state)
+
+    def note(self, state: RiskState) -> None:
+        self.how.append("noted")
+        super().note(state)
+
+
+def test_orders_wait_for_no_disk_but_the_peak_of_their_candle_survives_a_kill(tmp_path: Path) -> None:
+    store = Written(tmp_path / "risk.json")
+    first = controlled(flat_rows(100, 100, 120, 120), store=store)
+    first.reset()
+    phases(first, 10.0)
+    first.execute(first.plan(np.array([10.0])))
+    store.how.clear()
+    first.advance()
+    assert (store.how, first.state.peak_equity_usdt) == (["noted"], 1200)
+    # Killed here, between the candle and the orders.
+    again = FileRiskStore(store.path).load()
+    assert again is not None and again.peak_equity_usdt == 1200
+    first.execute(first.plan(np.array([10.0])))
+    assert store.how == ["noted", "saved"]
+    _, _, terminated, truncated, _ = first.advance()
+    assert (terminated or truncated) and store.how == ["noted", "saved", "saved"]
 
 
 def test_an_account_already_below_its_limit_is_not_traded(tmp_path: Path) -> None:
