@@ -267,6 +267,12 @@ class Exchange(ABC):
     async def liquidation_fees(self, *, since_ms: int) -> list[FundingPayment]:
         """Fees of liquidations booked since a time, ascending; amounts are below zero."""
 
+    async def warm_up(self, connections: int) -> None:  # noqa: B027  (most exchanges need nothing)
+        """Open so many connections where they have been closed meanwhile. What fails is found out by who needs them."""
+
+    def rehearse(self, order: Order) -> None:  # noqa: B027
+        """Do what `place` does before it sends an order, and send nothing."""
+
     @abstractmethod
     async def set_leverage(self, symbol: str, leverage: int) -> None:
         """Set a symbol's leverage; it bounds the position's notional and the margin that it binds."""

@@ -315,6 +315,15 @@ class BinanceExchange(Exchange):
         self._rest.require_key("an order")
         return await self._orders.place(order)
 
+    async def warm_up(self, connections: int) -> None:
+        """See `Exchange.warm_up`; costs a request of the least weight per connection."""
+        await self._rest.warm_up(connections)
+
+    def rehearse(self, order: Order) -> None:
+        """See `Exchange.rehearse`."""
+        self._rest.require_key("an order")
+        self._orders.rehearse(order)
+
     async def cancel(self, symbol: str, client_order_id: str) -> OrderReport | None:
         """Cancel a resting order and tell how it ended."""
         self._rest.require_key("cancelling an order")

@@ -10,6 +10,19 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 
 
+_CANCEL_AGAIN_S = 0.5
+
+
+async def end_task(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end, whatever that is.
+
+    One cancellation can be lost: where a request's time runs out in the same moment, its library makes a timeout of it.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
+
+
 class EventStream(Generic[T]):
     """An async iterator fed by a task of its own.
 
@@ -68,6 +81,5 @@ class EventStream(Generic[T]):
         self.clear()
         self._arrived.set()
         task = self._task
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        if task is not None:
+            await end_task(task)

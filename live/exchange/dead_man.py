@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from envs.errors import ExchangeError
+from live.exchange.buffer import end_task
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ class DeadMan:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.wait([task])
+        await end_task(task)
         try:
             await self._ask(0)
         except ExchangeError as error:

@@ -81,16 +81,7 @@ class Orders:
     async def _place(self, order: Order) -> OrderReport:
         client_id = _require_id(order.client_order_id, order.symbol)
         await self._checks.order(order)
-        params: dict[str, Any] = {
-            "symbol": order.symbol,
-            "side": order.side.value,
-            "type": "MARKET",
-            "quantity": plain(order.quantity),
-            "newClientOrderId": client_id,
-            "newOrderRespType": "RESULT",
-        }
-        if order.reduce_only:
-            params["reduceOnly"] = "true"
+        params = _params_of(order, client_id)
         sent_ms = self._rest.clock.now_ms()
         reply = await self._submit(
             lambda: self._rest.send("futures_create_order", **params),
@@ -110,6 +101,11 @@ class Orders:
                 http_status=error.http_status,
                 client_order_id=client_id,
             ) from error
+
+    def rehearse(self, order: Order) -> None:
+        """Make the request of a market order, and throw it away."""
+        client_id = _require_id(order.client_order_id, order.symbol)
+        self._rest.rehearse(_params_of(order, client_id))
 
     async def place_trigger(self, trigger: TriggerOrder) -> TriggerReport:
         """Rest a stop or take-profit in the algo-order service; see `Exchange.place_trigger`."""
@@ -332,6 +328,21 @@ class Orders:
         if executed > ZERO:
             fills = await self._trades.of_order(bare.symbol, bare.order_id, executed)
         return parse.order_report(reply, fills)
+
+
+def _params_of(order: Order, client_id: str) -> dict[str, Any]:
+    """A market order as the exchange reads it."""
+    params: dict[str, Any] = {
+        "symbol": order.symbol,
+        "side": order.side.value,
+        "type": "MARKET",
+        "quantity": plain(order.quantity),
+        "newClientOrderId": client_id,
+        "newOrderRespType": "RESULT",
+    }
+    if order.reduce_only:
+        params["reduceOnly"] = "true"
+    return params
 
 
 async def _or_none(request: Awaitable[Json]) -> Json | None:

@@ -15,9 +15,12 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
+import yarl
 from binance.async_client import AsyncClient
 
 from envs.errors import (
@@ -32,6 +35,7 @@ from envs.errors import (
 )
 from live.exchange.base import RetryPolicy
 from live.exchange.budget import RequestBudget, Urgency, present_urgency
+from live.exchange.buffer import end_task
 from live.exchange.clock import ExchangeClock
 from live.exchange.error_codes import TOO_MANY_ORDERS, Outcome, rule_for
 from live.exchange.parse import reading
@@ -48,6 +52,7 @@ _BAN_UNTIL = re.compile(r"until (\d{13})")
 _SHOWN_TEXT = 200
 # The used weight in these replies' headers is documented as inaccurate.
 _MISCOUNTED = ("/ticker/price", "/ticker/bookTicker")
+_FORM = MappingProxyType({"Content-Type": "application/x-www-form-urlencoded"})
 
 
 class WireError(Exception):
@@ -103,12 +108,40 @@ class FuturesClient(AsyncClient):  # type: ignore[misc]
         self.MARGIN_API_URL = f"{venue.permissions_url}/sapi"
         self.REQUEST_RECVWINDOW = recv_window_ms
         self.budget = budget
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, _CONNECT_TIMEOUT_S))
+        self._timeout = timeout = aiohttp.ClientTimeout(
+            total=timeout_s, sock_connect=min(timeout_s, _CONNECT_TIMEOUT_S)
+        )
+        self._urls: dict[str, yarl.URL] = {}
         super().__init__(
             credentials.api_key.reveal() if credentials else None,
             credentials.api_secret.reveal() if credentials else None,
             requests_params={"timeout": timeout},
         )
+
+    async def _request(
+        self, method: str, uri: str, signed: bool, force_params: bool = False, **kwargs: Any
+    ) -> Any:
+        data = kwargs.get("data")
+        if method != "post" or not signed or not data or force_params or self.PRIVATE_KEY:
+            return await super()._request(method, uri, signed, force_params, **kwargs)
+        # What becomes an order goes a shorter way: the same request, made without what only others need.
+        url = self._urls.get(uri)
+        if url is None:
+            url = self._urls[uri] = yarl.URL(uri, encoded=True)
+        async with self.session.post(
+            url, data=self.signed_form(data), headers=_FORM, timeout=self._timeout
+        ) as response:
+            return await self._handle_response(response)
+
+    def signed_form(self, params: Mapping[str, Any]) -> bytes:
+        """The body of a signed request: its parameters, the time, and the signature over both."""
+        stamped = {
+            **{name: value for name, value in params.items() if value is not None},
+            "timestamp": int(time.time() * 1000 + self.timestamp_offset),
+            "recvWindow": self.REQUEST_RECVWINDOW,
+        }
+        text = urlencode(stamped)
+        return f"{text}&signature={self._hmac_signature(text)}".encode()
 
     async def _handle_response(self, response: aiohttp.ClientResponse) -> Any:
         body = await response.text(encoding="utf-8", errors="replace")
@@ -183,8 +216,7 @@ class BinanceRest:
         """Close the HTTP client; it may be opened again."""
         keeper, self._clock_keeper = self._clock_keeper, None
         if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait([keeper])
+            await end_task(keeper)
         client, self._client = self._client, None
         if client is not None:
             await client.shut()
@@ -313,6 +345,24 @@ class BinanceRest:
             ) from error
         finally:
             self.budget.settle(cost, answered=answered)
+
+    async def warm_up(self, connections: int) -> None:
+        """Open so many connections by asking for the time, unless the exchange's limits are in use for other things."""
+        weight = self.budget.weight
+        if self.budget.used_weight + connections > weight.limit / 2:
+            return
+        asked = (self.send("futures_time") for _ in range(connections))
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(answer, ExchangeError):
+                _LOG.info("no connection to have ready: %s", answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+
+    def rehearse(self, params: Mapping[str, Any]) -> None:
+        """Make and sign the request of an order, without sending it."""
+        if self._client is not None:
+            cost_of("futures_create_order", params)
+            self._client.signed_form(params)
 
     def require_key(self, what: str) -> None:
         """Raise a CredentialsError when there is no API key."""

@@ -238,6 +238,14 @@ class SubAccount(Exchange):
         self._shared.check()
         return await self._own(await self._desk.place(self.agent, order))
 
+    async def warm_up(self, connections: int) -> None:
+        """See `Exchange.warm_up`."""
+        await self._exchange.warm_up(connections)
+
+    def rehearse(self, order: Order) -> None:
+        """See `Exchange.rehearse`."""
+        self._exchange.rehearse(order)
+
     async def order(self, symbol: str, client_order_id: str) -> OrderReport | None:
         """What became of an order of this agent; None for another's."""
         if not self._is_own(client_order_id):
