@@ -69,6 +69,16 @@ class KeepsRecords(Protocol):
         """What a report should say about the agent's part, one line each; asked after the run."""
 
 
+@runtime_checkable
+class Rehearses(Protocol):
+    """An agent that can go through a decision without making one."""
+
+    def rehearse(self, observation: Observation) -> None:
+        """What `act` does with such an observation, without any effect. May be called in another thread than `act`,
+        but never at the same time.
+        """
+
+
 class KnownActions(NamedTuple):
     """Actions of steps to come.
 

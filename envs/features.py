@@ -293,14 +293,12 @@ class LatestFeatures:
         Raises:
             CandleError: a value is not finite; names the feature.
         """
-        values: list[float] = []
-        for tail, funding in zip(tails, fundings, strict=True):
-            for indicator, count in self._own:
-                if funding is None and isinstance(indicator, FundingRate):
-                    values += [0.0] * len(indicator.columns)
-                    continue
-                tail.show(count)
-                values += [column[-1] for column in indicator.compute(tail, funding)]
+        parts = [self.of_symbol(tail, funding) for tail, funding in zip(tails, fundings, strict=True)]
+        return self.joined(parts, tails)
+
+    def joined(self, parts: Sequence[Sequence[float]], tails: Sequence[CandleTail]) -> Floats:
+        """The row whose symbols' parts are known: see `row`."""
+        values = [value for part in parts for value in part]
         for indicator, count in self._shared:
             tails[0].show(count)
             values += [column[-1] for column in indicator.compute(tails[0], None)]
@@ -312,6 +310,17 @@ class LatestFeatures:
                 f"be a number: look at the candles there, or take the feature out"
             )
         return row
+
+    def of_symbol(self, tail: CandleTail, funding: FundingSeries | None) -> list[float]:
+        """One symbol's part of the row, unchecked."""
+        values: list[float] = []
+        for indicator, count in self._own:
+            if funding is None and isinstance(indicator, FundingRate):
+                values += [0.0] * len(indicator.columns)
+                continue
+            tail.show(count)
+            values += [column[-1] for column in indicator.compute(tail, funding)]
+        return values
 
 
 def _no_funding(candles: CandleSet) -> FundingSeries:

@@ -10,6 +10,7 @@ from envs.errors import ExchangeError, MarketDataError
 from envs.time_grid import HOUR_MS
 from live.exchange.base import Candle, Exchange
 from live.history import LiveHistory
+from live.rehearsal import Rehearsal
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +37,11 @@ class CandleFeed:
         exchange: Exchange,
         history: LiveHistory,
         request_candle: RequestCandle | None,
+        rehearsal: Rehearsal | None = None,
     ) -> None:
         self._exchange = exchange
+        self._rehearsal = rehearsal
+        self._rehearsing: asyncio.Task[None] | None = None
         self._history = history
         self._request_candle = request_candle
         self._stream: AsyncIterator[Candle] | None = None
@@ -104,13 +108,27 @@ class CandleFeed:
         """
         if self._stop.is_set():
             return None
+        history = self._history
+        wanted_ms = history.last_open_ms + history.interval_ms
+        if self._rehearsal is not None:
+            self._rehearsing = asyncio.ensure_future(self._rehearsal.until(wanted_ms + history.interval_ms))
+        try:
+            return await self._next_candles(wanted_ms)
+        finally:
+            self._end_rehearsal()
+
+    def _end_rehearsal(self) -> None:
+        if self._rehearsing is not None:
+            self._rehearsing.cancel()
+            self._rehearsing = None
+
+    async def _next_candles(self, wanted_ms: int) -> dict[str, Candle] | None:
+        history = self._history
         if self._request_candle is not None:
             more = await self._request_candle()
             self.exhausted = not more
             if more is None:
                 return None
-        history = self._history
-        wanted_ms = history.last_open_ms + history.interval_ms
         prefetch = asyncio.ensure_future(self._prefetch_funding(wanted_ms))
         try:
             got = await self._collect(wanted_ms)
@@ -118,8 +136,9 @@ class CandleFeed:
                 return None
             await self._fill_missing(got, wanted_ms)
         finally:
-            prefetch.cancel()
-            await asyncio.wait({prefetch})
+            if not prefetch.done():
+                prefetch.cancel()
+                await asyncio.wait({prefetch})
         if not prefetch.cancelled():
             prefetch.result()
         close_ms = wanted_ms + history.interval_ms - 1
@@ -150,12 +169,14 @@ class CandleFeed:
         got = {s: self._early.pop((wanted_ms, s)) for s in history.symbols if (wanted_ms, s) in self._early}
         while len(got) < len(history.symbols):
             candle = await self._take(_SYMBOL_WAIT_S if got else None)
+            self._end_rehearsal()
             if candle is None:
                 if self._stop.is_set():
                     return None
                 break
             if candle.open_time_ms == wanted_ms:
                 got[candle.symbol] = candle
+                history.prepare(candle)
             elif candle.open_time_ms > wanted_ms:
                 self._early[candle.open_time_ms, candle.symbol] = candle
                 if not got:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -43,11 +43,15 @@ from live.history import LiveHistory
 from live.intent import Intent
 from live.live_account import Beginning, LiveAccount, Meanwhile
 from live.order_desk import OrderDesk, Outcome
+from live.rehearsal import ClosesIn, Rehearsal, Rehearse
 from live.resume import Resume
 from live.triggers import TriggerDesk
 
 _NEAR = 0.002
 """A trigger this near to a candle's range, as a fraction of the price, counts as inside it."""
+
+_CONNECTIONS = 20
+"""So many orders of a step can leave without waiting for a connection."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +77,8 @@ class LiveEnv(TradingEnv):
         request_candle: awaited before each wait for a candle: the lock-step replay's hook. None waits for the market.
         on_transfers: told the time of the newest deposit or withdrawal that is counted, whenever that changes.
         on_intents: told which stops and take-profits the decisions of the `decision` scheme name, before the orders.
+        closes_in_s: the exchange's clock, by which each step is rehearsed shortly before its candle closes. None
+            rehearses nothing.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own convention)
@@ -92,6 +98,7 @@ class LiveEnv(TradingEnv):
         request_candle: RequestCandle | None = None,
         on_transfers: Callable[[int], None] = lambda _time_ms: None,
         on_intents: Callable[[Mapping[str, Intent]], None] = lambda _intents: None,
+        closes_in_s: ClosesIn | None = None,
     ) -> None:
         self.config = config
         self.instruments = tuple(instruments)
@@ -103,7 +110,11 @@ class LiveEnv(TradingEnv):
         self._resume = resume or Resume()
         self._planner = Planner(config, self.instruments)
         self._history = LiveHistory(self.symbols, interval_ms, features, scaler, config.window_size)
-        self._feed = CandleFeed(exchange, self._history, request_candle)
+        rehearsal = None
+        if closes_in_s is not None:
+            rehearsal = Rehearsal(closes_in_s, self._open_connections, self._rehearse)
+        self._rehearse_more: tuple[Rehearse, ...] = ()
+        self._feed = CandleFeed(exchange, self._history, request_candle, rehearsal)
         self._account = LiveAccount(exchange, self.symbols, agent)
         self._triggers = TriggerDesk(exchange, self.instruments, agent)
         self._desk = OrderDesk(
@@ -411,6 +422,40 @@ class LiveEnv(TradingEnv):
 
     def _quantities(self) -> dict[str, Decimal]:
         return {symbol: self._account.position(symbol)[0] for symbol in self.symbols}
+
+    # --- rehearsal ---------------------------------------------------------------------------------------
+
+    def rehearse_with(self, *others: Rehearse) -> None:
+        """Rehearse what is around this environment, too."""
+        self._rehearse_more = others
+
+    async def _open_connections(self) -> None:
+        await self._exchange.warm_up(min(len(self.symbols), _CONNECTIONS))
+
+    def _rehearse(self) -> Iterator[None]:
+        """A step on the candles that are there, up to its signed orders. Nothing is kept, and nothing is sent."""
+        yield from self._history.rehearse()
+        self._was_quiet(self._history.newest_candles())
+        self.is_unchanged()
+        record, position = self._record.copy(), self._position.copy()
+        kernel.mark(record[0], position, self._history.kernel_row())
+        kernel.step_reward(self._planner.config_record[0], record[0], 1.0, 0.0)
+        observation = self._observe()
+        account = self._read_account()
+        plan = self._planner.plan(
+            np.ones(self.action_space.shape or ()),
+            step=self._step,
+            candle_close_ms=self.time_ms + self._history.interval_ms,
+            equity_usdt=float(record[0]["equity"]),
+            position=position,
+            close=self._history.closes,
+            order=self._order.copy(),
+        )
+        yield
+        for rehearse in self._rehearse_more:
+            rehearse(observation, plan, account)
+            yield
+        yield from self._desk.rehearse(plan)
 
     # --- the kernel's view -------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,8 @@ class LiveHistory:
         self._first = self._end = 0
         self._funding: dict[str, tuple[list[int], list[float]]] = {s: ([], []) for s in self.symbols}
         self._series: dict[str, FundingSeries | None] = dict.fromkeys(self.symbols)
+        # Parts of the next row, each with the candle and the fundings that it was computed from.
+        self._prepared: dict[str, tuple[Candle, FundingSeries | None, list[float]]] = {}
         self.window = np.zeros((window_size, len(self.names)), np.float32)
 
     @property
@@ -99,6 +101,14 @@ class LiveHistory:
         columns = (values[:, at].T.copy() for at in range(len(FIELDS)))
         return RecentCandles(self._times[first : self._end].copy(), *columns)
 
+    def newest_candles(self) -> dict[str, Candle]:
+        """The newest closed candle of each symbol."""
+        newest = self._values[:, :, self._end - 1].tolist()
+        return {
+            symbol: Candle(symbol, self.last_open_ms, self.interval_ms, *values)
+            for symbol, values in zip(self.symbols, newest, strict=True)
+        }
+
     def kernel_row(self) -> NDArray[np.float64]:
         """The newest candle as the kernel reads it, float64 [n, 6]; funding is not known here and 0."""
         row = np.zeros((len(self.symbols), 6))
@@ -132,6 +142,7 @@ class LiveHistory:
                     f"{symbol} and {self.symbols[0]} have candles at different times; try again later"
                 )
             self._values[index, :, :count] = [[getattr(row, name) for row in rows] for name in FIELDS]
+        self._prepared.clear()
         self._times = np.concatenate((times, np.zeros(_ROOM, np.int64)))
         self._first, self._end = 0, count
         self._recompute_window()
@@ -172,15 +183,52 @@ class LiveHistory:
         self._times[self._end] = open_ms
         self._end += 1
         self._first = max(self._first, self._end - self.candles_needed)
+        tails = self._tails()
+        parts = [self._part(tail, candles[tail.symbol]) for tail in tails]
+        self._prepared.clear()
+        row = self._latest.joined(parts, tails)
+        self.window[:-1] = self.window[1:]
+        self.window[-1] = self._scaler.transform(row)
+
+    def _part(self, tail: CandleTail, candle: Candle) -> list[float]:
+        funding = self._funding_series(tail.symbol)
+        prepared = self._prepared.get(tail.symbol)
+        if prepared is not None and prepared[0] is candle and prepared[1] is funding:
+            return prepared[2]
+        return self._latest.of_symbol(tail, funding)
+
+    def prepare(self, candle: Candle) -> None:
+        """Compute a symbol's part of the next row now, while the other symbols' candles are awaited.
+
+        `append` uses it if it is given the same candle. A candle that is not the next one, or cannot be, is left to it.
+        """
+        open_ms = self.last_open_ms + self.interval_ms
+        if self._end == len(self._times):
+            self._make_room()
+        index, end = self.symbols.index(candle.symbol), self._end
+        self._values[index, :, end] = [getattr(candle, name) for name in FIELDS]
+        if candle.open_time_ms != open_ms or not _is_sound(self._values[index : index + 1, :, end]):
+            return
+        self._times[end] = open_ms
+        first = max(self._first, end + 1 - self.candles_needed)
+        columns = self._values[index, :, first : end + 1]
+        tail = CandleTail(candle.symbol, self.interval_ms, self._times[first : end + 1], columns)
+        funding = self._funding_series(candle.symbol)
+        self._prepared[candle.symbol] = (candle, funding, self._latest.of_symbol(tail, funding))
+
+    def rehearse(self) -> Iterator[None]:
+        """Compute what `append` does, on the candles that are there, symbol by symbol; nothing is kept."""
+        for tail in self._tails():
+            self._latest.of_symbol(tail, self._funding_series(tail.symbol))
+            yield
+        self._scaler.transform(self.window[-1].astype(np.float64))
+
+    def _tails(self) -> list[CandleTail]:
         times = self._times[self._first : self._end]
-        tails = [
+        return [
             CandleTail(symbol, self.interval_ms, times, self._values[index, :, self._first : self._end])
             for index, symbol in enumerate(self.symbols)
         ]
-        fundings = [self._funding_series(symbol) for symbol in self.symbols]
-        row = self._latest.row(tails, fundings)
-        self.window[:-1] = self.window[1:]
-        self.window[-1] = self._scaler.transform(row)
 
     def _make_room(self) -> None:
         count = self._end - self._first
@@ -190,14 +238,7 @@ class LiveHistory:
 
     def _check(self, values: NDArray[np.float64], open_ms: int) -> None:
         """Refuse candles, float64 [n, 5], that cannot be; the whole check names what is wrong with them."""
-        open, high, low, close, volume = values.T
-        if (
-            np.isfinite(values).all()
-            and (low > 0.0).all()
-            and (low <= np.minimum(open, close)).all()
-            and (high >= np.maximum(open, close)).all()
-            and (volume >= 0.0).all()
-        ):
+        if _is_sound(values):
             return
         times = np.array([open_ms], np.int64)
         for index, symbol in enumerate(self.symbols):
@@ -212,6 +253,7 @@ class LiveHistory:
         row = self._values[self.symbols.index(candle.symbol), :, places[0]]
         values = [getattr(candle, name) for name in FIELDS]
         if row.tolist() != values:
+            self._prepared.clear()
             row[:] = values
             self._recompute_window()
 
@@ -260,3 +302,15 @@ class LiveHistory:
         if self._series[symbol] is None and times:
             self._series[symbol] = FundingSeries(symbol, np.array(times, np.int64), np.array(values), "live")
         return self._series[symbol]
+
+
+def _is_sound(values: NDArray[np.float64]) -> bool:
+    """Whether candles, float64 [n, 5], can be."""
+    open, high, low, close, volume = values.T
+    return bool(
+        np.isfinite(values).all()
+        and (low > 0.0).all()
+        and (low <= np.minimum(open, close)).all()
+        and (high >= np.maximum(open, close)).all()
+        and (volume >= 0.0).all()
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -35,6 +35,8 @@ from live.triggers import TriggerDesk
 
 _MARGIN_INSUFFICIENT = -2019
 _OWN_LEGS = (Leg.STOP, Leg.TAKE_PROFIT)
+# Orders that could bind more than this fraction of the equity go one after another.
+_AMPLE = Decimal("0.8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class OrderDesk:
         self._intents = dict(intents or {})
         self._on_intents = on_intents
         self._instruments = {instrument.symbol: instrument for instrument in instruments}
+        self._leverage = {i.symbol: config.leverage_setting(i) for i in instruments}
         self._agent = agent
         self._done: dict[str, OrderReport] = {}
         self._missing: dict[str, Protection] = {}
@@ -178,14 +181,8 @@ class OrderDesk:
             StepLogError: the decisions' triggers cannot be written down; nothing was sent.
         """
         self._note_intents(plan)
-        results: dict[str, OrderResult] = {}
         before = {symbol: self._account.position(symbol)[0] for symbol in self._instruments}
-
-        def enlarges(entry: PlannedOrder) -> bool:
-            return entry.order is not None and not entry.order.reduce_only
-
-        for entry in sorted(plan.entries, key=enlarges):
-            results[entry.symbol] = await self._send(entry, plan.candle_close_ms)
+        results = await self._send_all(plan)
         funding: Mapping[str, Decimal] = {}
         failure = ""
         events: list[CandleEvent] = []
@@ -214,6 +211,49 @@ class OrderDesk:
         if news:
             self._intents |= news
             self._on_intents(self._intents)
+
+    async def _send_all(self, plan: Plan) -> dict[str, OrderResult]:
+        """Send the orders that shrink positions, all at the same time; when they have ended the others, also at the
+        same time unless the order of their arrival could decide which of them the exchange refuses for margin.
+        """
+        reducing: list[PlannedOrder] = []
+        enlarging: list[PlannedOrder] = []
+        idle: list[PlannedOrder] = []
+        for entry in plan.entries:
+            group = idle if entry.order is None else reducing if entry.order.reduce_only else enlarging
+            group.append(entry)
+        found = await self._send_together(reducing, plan.candle_close_ms)
+        if len(enlarging) < 2 or self._is_margin_ample(plan):
+            found += await self._send_together(enlarging, plan.candle_close_ms)
+        else:
+            found += [await self._send(entry, plan.candle_close_ms) for entry in enlarging]
+        found += [await self._send(entry, plan.candle_close_ms) for entry in idle]
+        return {result.planned.symbol: result for result in found}
+
+    async def _send_together(self, entries: Sequence[PlannedOrder], close_ms: int) -> list[OrderResult]:
+        if len(entries) < 2:
+            return [await self._send(entry, close_ms) for entry in entries]
+        # What an order may fail with is in its result. What else is raised ends the step, once all have ended.
+        ended = await asyncio.gather(
+            *(self._send(entry, close_ms) for entry in entries), return_exceptions=True
+        )
+        results = []
+        for one in ended:
+            if isinstance(one, BaseException):
+                raise one
+            results.append(one)
+        return results
+
+    def _is_margin_ample(self, plan: Plan) -> bool:
+        """Whether the margin is sure to do for all positions together, whichever of the orders are filled first."""
+        equity = self._account.wallet_usdt
+        bound = ZERO
+        for entry in plan.entries:
+            held, entry_price = self._account.position(entry.symbol)
+            equity += held * (entry.price - entry_price)
+            change = ZERO if entry.order is None else entry.order.signed_quantity
+            bound += max(abs(held), abs(held + change)) * entry.price / self._leverage[entry.symbol]
+        return bound <= _AMPLE * equity
 
     async def _send(self, entry: PlannedOrder, close_ms: int) -> OrderResult:
         symbol = entry.symbol
@@ -246,6 +286,15 @@ class OrderDesk:
         status = OrderStatus.PARTIAL if fills else OrderStatus.REJECTED
         text = f"{report.status.lower()} after {report.executed_quantity} of {order.quantity}"
         return OrderResult(entry, status, fills, error=text)
+
+    def rehearse(self, plan: Plan) -> Iterator[None]:
+        """What sending a plan takes, without sending it, order by order."""
+        self._is_margin_ample(plan)
+        for entry in plan.entries:
+            if entry.order is not None:
+                name = client_order_id(self._agent, entry.symbol, plan.candle_close_ms, entry.order.leg)
+                self._exchange.rehearse(replace(entry.order, client_order_id=name))
+                yield
 
     # --- triggers ----------------------------------------------------------------------------------------
 

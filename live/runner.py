@@ -24,6 +24,7 @@ from live.exchange.binance import BinanceExchange
 from live.heap import heap_set_aside
 from live.options import SessionOptions
 from live.recovery import run_lock
+from live.rehearsal import ClosesIn
 from live.run_memory import RunMemory
 from live.session import (
     account_name,
@@ -180,6 +181,7 @@ class _Session:
             account_id=account_id,
             about={"venue": session.venue.name, "synthetic": session.synthetic},
             request_candle=session.lock_step.request_candle if session.lock_step else None,
+            closes_in_s=self._closes_in_s(exchange),
             log_type=_LiveLog,
         )
         log, self._step = stack.log, stack.first_step
@@ -203,6 +205,12 @@ class _Session:
                 log.close()
                 setup.agent.close()
         return self._finish(result, log, stack.paths)
+
+    def _closes_in_s(self, exchange: Exchange) -> ClosesIn | None:
+        """The exchange's clock; None where the market does not go by a clock that is known."""
+        if self._session.venue.market_data == "simulated":
+            return None
+        return lambda time_ms: (time_ms - exchange.now_ms()) / 1000
 
     def _flatten(self, log: StepLog) -> None:
         """Close all positions, as often as it takes within the emergency protocol's tries.

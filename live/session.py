@@ -26,6 +26,7 @@ from live.env import LiveEnv
 from live.exchange.base import Exchange
 from live.exchange.binance import BinanceExchange
 from live.exchange.client_ids import check_agent_name
+from live.rehearsal import ClosesIn, deciding
 from live.run_memory import RunMemory
 from live.venues import VenueSession
 
@@ -62,6 +63,7 @@ def open_stack(
     account_id: str,
     about: Mapping[str, Any],
     request_candle: RequestCandle | None,
+    closes_in_s: ClosesIn | None = None,
     log_type: type[StepLog] = StepLog,
 ) -> Stack:
     """Set the leverages, read what earlier sessions left, note that one begins, and build an agent's environment.
@@ -75,6 +77,7 @@ def open_stack(
         account_id: the exchange's own name of the account.
         about: more for the session's file.
         request_candle: in lock-step; None where the market moves by itself.
+        closes_in_s: the exchange's clock, where steps are to be rehearsed.
         log_type: of the step log.
 
     Raises:
@@ -111,8 +114,10 @@ def open_stack(
         request_candle=request_candle,
         on_transfers=memory.save_transfers,
         on_intents=memory.save_intents,
+        closes_in_s=closes_in_s,
     )
     risk = RiskControl(env, setup.limits, store=memory.store, sleep=time.sleep)
+    env.rehearse_with(deciding(setup.agent), risk.rehearse)
     state = remembered.state
     log = log_type(
         risk,

@@ -113,6 +113,10 @@ class SacAgent:
         """See `Agent.act`."""
         return self._policy(observation)
 
+    def rehearse(self, observation: Observation) -> None:
+        """See `Rehearses.rehearse`: a policy remembers nothing."""
+        self._policy(observation)
+
     def close(self) -> None:
         """Nothing to give back."""
 

@@ -1,6 +1,7 @@
 """A paper exchange in lock-step, and a relay that notes what passes, each in a process of its own.
 
-`python -m tests.benchmarks._exchange_process exchange SYMBOLS CANDLES FIRST SEED` prints its port.
+`python -m tests.benchmarks._exchange_process exchange SYMBOLS CANDLES FIRST SEED` prints its port, and plays a candle
+for each line of its input.
 `python -m tests.benchmarks._exchange_process relay PORT [ROUND_TRIP_MS]` prints its own port and, once its input ends,
 one JSON list of `[kind, monotonic ns]`: `candle` when a closed candle was received from the exchange, `order` when an
 order's request came from the client. With a round trip, everything takes half of it on its way in either direction.
@@ -50,13 +51,14 @@ def market_of(count: int, candles: int, seed: int) -> Market:
 
 
 def serve(symbols: int, candles: int, first: int, seed: int) -> None:
-    """An exchange whose candle `first` has closed, until the input ends."""
+    """An exchange whose candle `first` has closed; each line of the input plays another, until it ends."""
     feed = ReplayFeed(market_of(symbols, candles, seed), first + 1)
     rules = instruments_of(symbols)
     limits = LimitSettings(enforced=False)
     with PaperServer.start(feed, (PaperAccount(),), instruments=rules, limits=limits) as server:
         print(server.port, flush=True)
-        sys.stdin.read()
+        for _ in sys.stdin:
+            server.advance()
 
 
 class _Relay(asyncio.Protocol):

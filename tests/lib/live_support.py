@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import aiohttp
 import numpy as np
@@ -55,8 +56,9 @@ def env_config(**settings: Any) -> EnvConfig:
 class Proxy:
     """Passes requests on to an exchange, except where it is told to do something else with them.
 
-    `faults` are taken in order: (path prefix with method, what to do). `drop` never passes the request on and lets it
-    time out; `mute` passes it on and swallows the reply; `503` answers so. `down` cuts every connection.
+    `faults` are taken in order: (method, path and symbol, or how these begin; what to do). `drop` never passes the
+    request on and lets it time out; `mute` passes it on and swallows the reply; `503` answers so. `down` cuts every
+    connection.
     """
 
     def __init__(self, target: str) -> None:
@@ -87,6 +89,9 @@ class Proxy:
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         name = f"{request.method} {request.path}"
         self.seen.append(name)
+        body = await request.read()
+        symbol = dict(parse_qsl(body.decode() or request.query_string)).get("symbol", "")
+        name = f"{name} {symbol}"
         fault = ""
         if self.faults and name.startswith(self.faults[0][0]):
             fault = self.faults.popleft()[1]
@@ -98,7 +103,6 @@ class Proxy:
             return web.json_response({"msg": "Service Unavailable."}, status=503)
         if fault == "drop":
             await self._over.wait()
-        body = await request.read()
         headers = {k: v for k, v in request.headers.items() if k in ("X-MBX-APIKEY", "Content-Type")}
         url = f"{self.target}{request.raw_path}"
         async with self._session.request(request.method, url, data=body, headers=headers) as reply:

@@ -72,8 +72,8 @@ def test_a_symbol_that_fails_does_not_hide_what_the_other_filled() -> None:
     with rig(two, limits=LIMITS, with_proxy=True) as one:
         one.stack.reset()
         assert one.proxy is not None
-        # The first order is filled; the second is answered with 503 three times, and each time asked about.
-        one.proxy.faults.extend([("POST /fapi/v1/order", "")] + [("POST /fapi/v1/order", "503")] * 3)
+        # One order is filled; the other is answered with 503 three times, and each time asked about.
+        one.proxy.faults.extend([("POST /fapi/v1/order ETHUSDT", "503")] * 3)
         execution, result = step(one, 0.1, 1.0)
         assert [r.status for r in execution.results] == [OrderStatus.FILLED, OrderStatus.FAILED]
         assert execution.emergency is not None and execution.emergency.succeeded

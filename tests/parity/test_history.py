@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,60 @@ def test_a_candle_that_comes_late_takes_the_place_of_its_stand_in() -> None:
     before = history.window.copy()
     history.correct(candle(market, 1, first + 20))  # of a time that is not in the history
     np.testing.assert_array_equal(history.window, before)
+
+
+def test_parts_computed_as_candles_arrive_make_the_same_rows() -> None:
+    market = synthetic_market(("BTCUSDT", "ETHUSDT"), n=900, seed=4)
+    first, hour = 800, market.interval_ms
+    plain, ahead = (LiveHistory(market.symbols, hour, default_features(), None, WINDOW) for _ in range(2))
+    start = first - plain.candles_needed + 1
+    funding = {
+        s: settled(series, s, 0, 2**62) for s, series in zip(market.symbols, market.funding, strict=True)
+    }
+
+    def both(act: Callable[[LiveHistory], None]) -> None:
+        act(plain)
+        act(ahead)
+
+    def rates(until: int) -> Callable[[LiveHistory], None]:
+        def add(one: LiveHistory) -> None:
+            for series in funding.values():
+                one.add_funding([rate for rate in series if rate.time_ms < int(market.open_time_ms[until])])
+
+        return add
+
+    both(rates(first))
+    both(
+        lambda one: one.load(
+            {s: [candle(market, c, r) for r in range(start, first + 1)] for c, s in enumerate(market.symbols)}
+        )
+    )
+    used = 0
+    for row in range(first + 1, first + 60):
+        btc, eth = candle(market, 0, row), candle(market, 1, row)
+        late = candle(market, 1, row - 1)
+        match row % 6:
+            case 0:
+                ahead.prepare(eth)
+                ahead.prepare(btc)
+            case 1:
+                ahead.prepare(btc)
+            case 2:  # not the candle that comes to count
+                ahead.prepare(replace(btc, close=btc.low, volume=0.0))
+            case 3:  # a rate becomes known in between
+                ahead.prepare(eth)
+                both(rates(row + 1))
+            case 4:  # the candle before was wrong
+                ahead.prepare(eth)
+                both(lambda one, late=late: one.correct(replace(late, close=late.low)))
+            case _:  # not the next one, and one that cannot be
+                ahead.prepare(candle(market, 0, row + 1))
+                ahead.prepare(replace(eth, high=eth.low / 2))
+        used += len(ahead._prepared)
+        both(lambda one, pair={"BTCUSDT": btc, "ETHUSDT": eth}: one.append(pair))
+        np.testing.assert_array_equal(ahead.window, plain.window)
+        assert not ahead._prepared
+    assert used > 20
 
 
 def test_histories_that_cannot_be_used_are_refused() -> None:
