@@ -75,7 +75,7 @@ async def test_it_gives_way_to_whoever_else_is_at_work(monkeypatch: pytest.Monke
     scene = Scene(0.0)
     task = asyncio.create_task(scene.rehearsal().until(CLOSE_MS))
     async with asyncio.timeout(_PATIENCE_S):
-        while scene.begun < 3:  # noqa: ASYNC110
+        while scene.begun < 3:
             await asyncio.sleep(0.001)
     assert scene.rounds == 0
     assert await cancelled(task)
