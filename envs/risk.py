@@ -157,6 +157,8 @@ class FileRiskStore:
         try:
             saved = _read_state(self.path)
         except FileNotFoundError:
+            # Whoever deletes the state means its note, too: it must not come back over the next one.
+            self._noted_path.unlink(missing_ok=True)
             return None
         except _UNREADABLE as error:
             raise ConfigError(

@@ -463,6 +463,8 @@ def test_what_was_noted_counts_when_it_is_about_a_later_candle(tmp_path: Path) -
     store.note(later())
     assert store.load() is None  # without the file itself nothing is known, as when somebody deleted it
     store.save(STATE)
+    assert FileRiskStore(store.path).load() == STATE  # and the note has gone with it
+    store.note(later())
     assert FileRiskStore(store.path).load() == later()
     halted = later(halted_reason="drawdown")
     store.save(halted)
