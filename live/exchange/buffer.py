@@ -9,14 +9,15 @@ from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 
-
-_CANCEL_AGAIN_S = 0.5
+_CANCEL_AGAIN_S = 5.0
+"""Several times what a task may need for its end: the handshakes that close its connections."""
 
 
 async def end_task(task: asyncio.Task[None]) -> None:
     """Cancel a task and wait for its end, whatever that is.
 
     One cancellation can be lost: where a request's time runs out in the same moment, its library makes a timeout of it.
+    So the task is cancelled again, but not before an orderly end would be over.
     """
     while not task.done():
         task.cancel()

@@ -8,10 +8,12 @@ interruption as a hole and fill it from REST.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +56,22 @@ class StreamSettings:
     buffer: int = 10_000
 
 
-def open_socket(url: str) -> connect:
-    """A connection to a stream, as an async context manager; pings find out a dead peer within 40 s."""
-    return connect(
+CLOSE_S = 1.0
+"""So long a closing handshake may take."""
+
+
+@asynccontextmanager
+async def open_socket(url: str) -> AsyncIterator[ClientConnection]:
+    """A connection to a stream; pings find out a dead peer within 40 s.
+
+    It is gone when the block has ended, also where its closing handshake is not waited for to the end.
+    """
+    connecting = connect(
         url,
         open_timeout=10,
         ping_interval=20,
         ping_timeout=20,
-        close_timeout=1,
+        close_timeout=CLOSE_S,
         max_size=4 * 2**20,
         max_queue=4096,
         compression=None,
@@ -69,6 +79,15 @@ def open_socket(url: str) -> connect:
         proxy=None,
         logger=_WIRE_LOG,
     )
+    transport: asyncio.BaseTransport | None = None
+    try:
+        async with connecting as socket:
+            transport = socket.transport
+            yield socket
+    finally:
+        # A cancellation during the handshake would leave the connection behind.
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.abort()
 
 
 class Backoff:
