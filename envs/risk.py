@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -140,13 +142,14 @@ class RiskStore(Protocol):
 class FileRiskStore:
     """The risk state as a JSON file, replaced atomically.
 
-    What is noted stands in a file beside it. It survives a kill, but perhaps no power cut; it counts when it is whole
-    and about a later candle than what was saved.
+    What is noted stands in a file beside it, with a checksum. It survives a kill, but perhaps no power cut; it counts
+    when it is whole and about a later candle than what was saved.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._noted_path = path.with_suffix(".noted")
+        self.noted_path = path.with_suffix(".noted")
+        self._has_noted = False
 
     def load(self) -> RiskState | None:
         """See `RiskStore.load`.
@@ -155,21 +158,28 @@ class FileRiskStore:
             ConfigError: the file is damaged. It is never guessed at: it holds the peak and the halt.
         """
         try:
-            saved = _read_state(self.path)
+            saved = _state_of(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             # Whoever deletes the state means its note, too: it must not come back over the next one.
-            self._noted_path.unlink(missing_ok=True)
+            self.noted_path.unlink(missing_ok=True)
             return None
         except _UNREADABLE as error:
             raise ConfigError(
                 f"risk state {self.path} cannot be read ({error}): it holds the peak equity and whether the run is "
                 "halted; restore it, or delete it to start from the account's equity of today"
             ) from error
+        noted = self._noted()
+        return (
+            noted if noted is not None and noted.last_candle_close_ms > saved.last_candle_close_ms else saved
+        )
+
+    def _noted(self) -> RiskState | None:
+        """What was noted; None where that is nothing, or not whole."""
         try:
-            noted = _read_state(self._noted_path)
+            text, _, checksum = self.noted_path.read_text(encoding="utf-8").rstrip().rpartition("\n")
+            return _state_of(text) if checksum == _checksum_of(text) else None
         except _UNREADABLE:
-            return saved
-        return noted if noted.last_candle_close_ms > saved.last_candle_close_ms else saved
+            return None
 
     def save(self, state: RiskState) -> None:
         """See `RiskStore.save`.
@@ -185,6 +195,11 @@ class FileRiskStore:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
+            if state.halted_reason:
+                _sync_folder(self.path.parent)
+            if not self._has_noted:
+                # Of an earlier session. A simulated market may begin again before its time.
+                self.noted_path.unlink(missing_ok=True)
         except OSError as error:
             raise self._cannot_be_written(error) from error
 
@@ -194,15 +209,18 @@ class FileRiskStore:
         Raises:
             PerpgymError: it cannot be written.
         """
+        self._has_noted = True
         try:
-            file = os.open(self._noted_path, os.O_WRONLY | os.O_CREAT, 0o644)
+            file = os.open(self.noted_path, os.O_WRONLY | os.O_CREAT, 0o644)
             try:
                 # Over what is there, without giving its blocks back first: that takes ten times as long.
-                text = _text_of(state).encode()
-                text = text.ljust(-(-len(text) // _BLOCK) * _BLOCK)
-                os.write(file, text)
-                if os.fstat(file).st_size > len(text):
-                    os.ftruncate(file, len(text))
+                text = _text_of(state)
+                data = f"{text}\n{_checksum_of(text)}".encode()
+                data = data.ljust(-(-len(data) // _BLOCK) * _BLOCK)
+                if os.write(file, data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if os.fstat(file).st_size > len(data):
+                    os.ftruncate(file, len(data))
             finally:
                 os.close(file)
         except OSError as error:
@@ -218,6 +236,21 @@ class FileRiskStore:
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, ArithmeticError)
 
 
+def _sync_folder(folder: Path) -> None:
+    """Have the disk know the names of a folder's files, too: a halt survives a power cut from now on."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checksum_of(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
 def _text_of(state: RiskState) -> str:
     values: dict[str, Any] = {
         name: str(value) if isinstance(value, Decimal) else value
@@ -227,9 +260,9 @@ def _text_of(state: RiskState) -> str:
     return json.dumps(values, indent=1)
 
 
-def _read_state(path: Path) -> RiskState:
-    """The state in a file; one of `_UNREADABLE` when there is none."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+def _state_of(text: str) -> RiskState:
+    """The state in a file's text; one of `_UNREADABLE` when there is none."""
+    values = json.loads(text)
     state = RiskState(
         initial_equity_usdt=Decimal(values["initial_equity_usdt"]),
         peak_equity_usdt=Decimal(values["peak_equity_usdt"]),

@@ -464,6 +464,8 @@ def test_what_was_noted_counts_when_it_is_about_a_later_candle(tmp_path: Path) -
     assert store.load() is None  # without the file itself nothing is known, as when somebody deleted it
     store.save(STATE)
     assert FileRiskStore(store.path).load() == STATE  # and the note has gone with it
+    store.note(STATE)
+    assert FileRiskStore(store.path).load() == STATE
     store.note(later())
     assert FileRiskStore(store.path).load() == later()
     halted = later(halted_reason="drawdown")
@@ -478,6 +480,49 @@ def test_a_shorter_note_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
     assert store.load() == later(order_times_ms=tuple(range(10**12, 10**12 + 1000)))
     store.note(later())
     assert store.load() == later()
+
+
+def test_a_note_of_an_earlier_session_does_not_outlive_the_next_ones_first_save(tmp_path: Path) -> None:
+    before = FileRiskStore(tmp_path / "risk.json")
+    before.save(STATE)
+    before.note(later(halted_reason=""))
+    # A simulated market that begins anew: its candles are older, and the halt at one of them must hold.
+    store = FileRiskStore(before.path)
+    halted = replace(STATE, last_candle_close_ms=5, halted_reason="drawdown")
+    store.save(replace(halted, halted_reason=""))
+    store.note(replace(halted, last_candle_close_ms=4, halted_reason=""))
+    store.save(halted)
+    assert FileRiskStore(before.path).load() == halted
+
+
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
+def test_a_note_that_was_torn_does_not_count(tmp_path: Path, at: float) -> None:
+    store = FileRiskStore(tmp_path / "risk.json")
+    store.save(STATE)
+    many = tuple(range(10**12, 10**12 + 1000))
+    store.note(later(order_times_ms=many))
+    before = store.noted_path.read_bytes()
+    peak = STATE.peak_equity_usdt + 1
+    store.note(later(order_times_ms=many, peak_equity_usdt=peak))
+    after = store.noted_path.read_bytes()
+    torn = int(at * len(after.rstrip()))
+    store.noted_path.write_bytes(after[:torn] + before[torn:])
+    assert FileRiskStore(store.path).load() == STATE
+    store.noted_path.write_bytes(after[:torn])
+    assert FileRiskStore(store.path).load() == STATE
+    store.noted_path.write_bytes(after)
+    noted = FileRiskStore(store.path).load()
+    assert noted is not None and noted.peak_equity_usdt == peak
+
+
+def test_a_note_that_found_no_room_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileRiskStore(tmp_path / "risk.json")
+    store.save(STATE)
+    monkeypatch.setattr("envs.risk.os.write", lambda _file, data: len(data) // 2)
+    with pytest.raises(PerpgymError, match="No space left"):
+        store.note(later())
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"halted_reason": ""}'])

@@ -121,7 +121,8 @@ def patiently(control: Callable[[], Any]) -> Any:
 def pointed(points: Points) -> Iterator[None]:
     """Make every request and every write of this process a point."""
     send, ask = BinanceRest.send, LockStep._ask
-    append, save, write = CsvAppender.append, FileRiskStore.save, recovery.write_json
+    append, write = CsvAppender.append, recovery.write_json
+    save, note = FileRiskStore.save, FileRiskStore.note
     files: set[CsvAppender] = set()
 
     async def around(action: Callable[[], Any]) -> Any:
@@ -163,6 +164,14 @@ def pointed(points: Points) -> Iterator[None]:
         if kill is not None:
             points.die()
 
+    def pointed_note(self: FileRiskStore, state: Any) -> None:
+        kill = points.enter()
+        note(self, state)
+        if kill is not None and kill.kind == "kill_within":
+            os.truncate(self.noted_path, self.noted_path.stat().st_size // 2)
+        if kill is not None:
+            points.die()
+
     def pointed_write(path: Path, values: dict[str, Any]) -> None:
         kill = points.enter()
         write(path, values)
@@ -174,6 +183,7 @@ def pointed(points: Points) -> Iterator[None]:
         patch.setattr(LockStep, "_ask", pointed_ask)
         patch.setattr(CsvAppender, "append", pointed_append)
         patch.setattr(FileRiskStore, "save", pointed_save)
+        patch.setattr(FileRiskStore, "note", pointed_note)
         patch.setattr(recovery, "write_json", pointed_write)
         patch.setattr(intent, "write_json", pointed_write)
         try:

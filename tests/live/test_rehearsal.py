@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -104,6 +105,23 @@ async def test_a_candle_that_is_late_is_waited_for_without() -> None:
         await scene.rehearsed.wait()
         scene.closes_in_s = -1.1
         await task
+
+
+async def test_it_ends_even_if_its_cancellation_got_lost_while_connecting() -> None:
+    scene = Scene(0.05)
+    connecting = asyncio.Event()
+
+    async def loses_it() -> None:
+        connecting.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(_PATIENCE_S)
+
+    task = asyncio.create_task(Rehearsal(lambda _: scene.closes_in_s, loses_it, scene.parts).until(CLOSE_MS))
+    await connecting.wait()
+    task.cancel()
+    async with asyncio.timeout(_PATIENCE_S):
+        await asyncio.wait({task})
+    assert scene.begun == 0
 
 
 async def test_a_rehearsal_that_fails_says_so_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
