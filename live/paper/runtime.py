@@ -39,23 +39,25 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = threading.Event()
+        self._interrupting = asyncio.Lock()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
 
     async def interrupt(self, seconds: float) -> None:
-        """Cut every connection and refuse new ones for so many seconds, as a restart does."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, (HttpConnection, WebSocketConnection)):
-                connection.cut()
-        await asyncio.sleep(seconds)
-        server = await asyncio.get_running_loop().create_server(self._protocol, sock=_bind(host, port))
-        self.servers = [server]
-        _LOG.info("listening again on %s:%d", host, port)
+        """Cut every connection and refuse new ones for so many seconds, as a restart does; one after another."""
+        async with self._interrupting:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            for server in self.servers:
+                server.close()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, (HttpConnection, WebSocketConnection)):
+                    connection.cut()
+            await asyncio.sleep(seconds)
+            server = await asyncio.get_running_loop().create_server(self._protocol, sock=_bind(host, port))
+            self.servers = [server]
+            _LOG.info("listening again on %s:%d", host, port)
 
     def _protocol(self) -> asyncio.Protocol:
         return HttpConnection(self.config, self.server_state, self.lifespan.state)

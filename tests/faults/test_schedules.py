@@ -16,9 +16,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from player import play
 from schedules import FAULTS, KILLS, SMALL, At, Away, Schedule, Session, Size, schedules
 
+from live.paper.fault_specs import parse_fault
+
 KINDS = (*FAULTS, *KILLS)
-NOTED_AS = {"manual_close": "manual_trade", **dict.fromkeys(KILLS, "killed")}
-"""What the exchange calls a kind in its log of faults, and the player a kill, where that is not its name here."""
+NOTED_AS = {"manual_close": "manual_trade"}
+"""What the exchange calls a kind in its log of faults, where that is not its name here."""
 
 FOUND: tuple[Schedule, ...] = (
     # The run's beginning was dated by a clock ahead of that of the trades, after its first fill.
@@ -277,15 +279,20 @@ def test_100_schedules(number: int, tmp_path: Path) -> None:
     seen = play_many(number, 100, KINDS, Size(), tmp_path, Phase.shrink)
     assert seen["schedules"] == 100, seen
     check_that_they_struck(KINDS, seen)
-    wanted = {"emergency_close", "liquidation", "stop_loss", "take_profit", "flip_to_long", "SIGKILLs"}
+    # Of the rarest, liquidations, there are some sixteen.
+    wanted = {"emergency_close", "liquidation", "stop_loss", "take_profit", "flip_to_long"}
     assert wanted <= {kind for kind, times in seen.items() if times}, seen
 
 
 def check_that_they_struck(kinds: Sequence[str], seen: Counter[str]) -> None:
-    """Nearly every kind did happen; a session that ends early may spare one."""
-    happened = [kind for kind in kinds if seen[NOTED_AS.get(kind, kind)]]
-    assert len(happened) >= len(kinds) - max(1, len(kinds) // 8), sorted(set(kinds) - set(happened))
-    assert seen["kills"] + seen["SIGKILLs"] or not set(kinds) & set(KILLS), seen
+    """Faults do strike and processes do die. Which ones is a matter of luck: a session may end before its fault.
+
+    That every kind strikes when it is asked for is shown in tests/live/paper/test_wire_faults.py.
+    """
+    faults = [kind for kind in kinds if kind not in KILLS]
+    missing = [kind for kind in faults if not seen[NOTED_AS.get(kind, kind)]]
+    assert 2 * len(missing) <= len(faults), missing
+    assert seen["kills"] + seen["SIGKILLs"], seen
 
 
 @pytest.mark.parametrize("schedule", FOUND, ids=range(len(FOUND)))
@@ -293,8 +300,10 @@ def test_what_failed_once(schedule: Schedule, tmp_path: Path) -> None:
     play(schedule, tmp_path)
 
 
-def test_every_kind_of_fault_can_be_drawn() -> None:
-    assert {At(0, kind, n).fault()["kind"] for kind in FAULTS if kind != "manual_close" for n in range(4)}
+@pytest.mark.parametrize("n", range(4))
+def test_the_exchange_takes_every_kind_of_fault(n: int) -> None:
+    kinds = [kind for kind in FAULTS if kind != "manual_close"]
+    assert [parse_fault(At(0, kind, n).fault()).kind for kind in kinds] == kinds
 
 
 def test_a_schedule_prints_as_a_line_that_makes_it_again() -> None:

@@ -442,6 +442,24 @@ async def test_a_restart_refuses_connections_and_keeps_the_state(alice: PaperCli
     assert (await receive(user))["e"] == "ORDER_TRADE_UPDATE"
 
 
+async def test_a_restart_asked_for_twice_is_one_after_the_other(
+    alice: PaperClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await alice.order(quantity="0.05")
+    both = (alice.fault("restart", delay_ms=200) for _ in range(2))
+    # A reply that is too slow is cut by the first restart.
+    asked = await asyncio.gather(*both, return_exceptions=True)
+    times = sum(not isinstance(one, BaseException) for one in asked)
+    async with asyncio.timeout(60):
+        while caplog.text.count("listening again") < times and "failed" not in caplog.text:
+            await asyncio.sleep(0.01)
+        while not await answers(alice):
+            await asyncio.sleep(0.01)
+    assert "failed" not in caplog.text
+    assert held(alice) == Decimal("0.05")
+
+
 async def test_a_restart_does_not_hinder_the_end(market) -> None:
     feed = ReplayFeed(market({"BTCUSDT": [(100.0,) * 4] * 3}), 1)
     began_s = time.monotonic()
