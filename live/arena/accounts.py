@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -107,8 +108,8 @@ class ArenaAccounts:
         self._ports = AgentPorts(self._settings, connect, ledger, name=name, store=store)
         self._bridge.call(self._ports.open(acknowledge_emergency=options.acknowledge_emergency))
 
-    def begin(self, pace: Pace | None, interval_ms: int) -> None:
-        """Make everything ready for the players; `pace` is theirs."""
+    def begin(self, pace: Pace | None, stopping: threading.Event, interval_ms: int) -> None:
+        """Make everything ready for the players; `pace` is theirs, and `stopping` ends all of them."""
         assert self._ports is not None
         assert self._ledger is not None
         options, session, journal = self._options, self._session, Journal(self._ledger.store)
@@ -126,6 +127,7 @@ class ArenaAccounts:
                 options.steps,
                 options.seed,
                 about,
+                stopping,
             )
             board = Board(shared, journal, options.entrants_on(real), interval_ms)
             self._tables[real] = _Table(stage, board)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 
 from live.candle_feed import RequestCandle
@@ -15,23 +16,28 @@ class Pace:
         request: has the market play a candle.
         settled: awaited before each: what the last one caused is tidied up.
         agents: who must wait before a candle is played.
+        stopping: once it is set, from any thread, no further candle is played.
     """
 
     def __init__(
-        self, request: RequestCandle, settled: Callable[[], Awaitable[None]], agents: Iterable[str]
+        self,
+        request: RequestCandle,
+        settled: Callable[[], Awaitable[None]],
+        agents: Iterable[str],
+        stopping: threading.Event,
     ) -> None:
         self._request = request
         self._settled = settled
         self._playing = set(agents)
         self._waiting: dict[str, asyncio.Future[bool | None]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._stopped = False
+        self._stopping = stopping
 
     def of(self, agent: str) -> RequestCandle:
         """The hook of an agent's candle feed."""
 
         async def request() -> bool | None:
-            if self._stopped:
+            if self._stopping.is_set():
                 return None
             future: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
             self._waiting[agent] = future
@@ -49,14 +55,13 @@ class Pace:
         self._playing.discard(agent)
         self._go()
 
-    async def stop(self) -> None:
-        """Play no further candle; whoever waits is told that there is none."""
-        self._stopped = True
+    async def wake(self) -> None:
+        """Now that all are to stop, whoever waits is told that there is no further candle."""
         self._release(None)
 
     def _go(self) -> None:
         if (
-            self._stopped
+            self._stopping.is_set()
             or self._task is not None
             or not self._playing
             or self._playing - self._waiting.keys()

@@ -42,6 +42,7 @@ class Stage:
         steps: end after so many; None goes on.
         seed: of the agents.
         about: what each session file says.
+        stopping: set when all are to end after their current step.
     """
 
     shared: SharedAccount
@@ -55,6 +56,7 @@ class Stage:
     steps: int | None
     seed: int | None
     about: dict[str, Any]
+    stopping: threading.Event
 
     def write(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Do something with the database on the thread that writes to it."""
@@ -99,6 +101,10 @@ class Player:
     def halted(self) -> bool:
         """Whether its account was halted as a whole."""
         return bool(self._stage.shared.desk.halted)
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop.is_set() or self._stage.stopping.is_set()
 
     def join(self, timeout_s: float) -> None:
         """Wait for its end."""
@@ -147,7 +153,7 @@ class Player:
             self.steps += 1
 
         steps, most = stage.steps, setup.max_steps
-        if self._stop.is_set():
+        if self._stopping:
             stack.env.request_stop()
         try:
             result = run(
@@ -155,7 +161,7 @@ class Player:
                 setup.agent,
                 max_steps=most if steps is None else steps if most is None else min(steps, most),
                 seed=stage.seed,
-                should_stop=lambda: self._stop.is_set() or log.account().equity_usdt <= 0,
+                should_stop=lambda: self._stopping or log.account().equity_usdt <= 0,
                 on_execution=on_execution,
             )
         finally:
@@ -164,9 +170,9 @@ class Player:
         self._report(result.emergency)
         self.emergency = result.emergency
         ending = result.ending
-        if self._stop.is_set() and ending is Ending.TRUNCATED:
+        if self._stopping and ending is Ending.TRUNCATED:
             ending = Ending.STOPPED
-        elif not self._stop.is_set() and ending is Ending.STOPPED:
+        elif not self._stopping and ending is Ending.STOPPED:
             ending = Ending.TERMINATED  # nothing is left to trade with
         self.ending = ending.value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -91,6 +92,7 @@ class _Arena:
         self._sitting_out: dict[str, str] = {}
         self._pace: Pace | None = None
         self._accounts = ArenaAccounts(options, session, bridge)
+        self._stopping = threading.Event()
 
     def run(self) -> ArenaLiveResult:
         options, session = self._options, self._session
@@ -118,8 +120,10 @@ class _Arena:
                     reason="; ".join(self._sitting_out.values()),
                 )
             if session.lock_step is not None:
-                self._pace = Pace(session.lock_step.request_candle, accounts.settled, memories)
-            accounts.begin(self._pace, self._interval_ms)
+                self._pace = Pace(
+                    session.lock_step.request_candle, accounts.settled, memories, self._stopping
+                )
+            accounts.begin(self._pace, self._stopping, self._interval_ms)
             self._players = [
                 Player(one, memories[one.name], accounts.stage_of(one.name))
                 for one in options.entrants
@@ -203,11 +207,13 @@ class _Arena:
 
     def stop(self) -> None:
         """End all loops after their current step."""
+        # For all at once: who ends first would have the next candle played for those who have not heard of it yet.
+        self._stopping.set()
         for player in self._players:
             player.request_stop()
         if self._pace is not None:
             pace = self._pace
-            self._bridge.loop.call_soon_threadsafe(lambda: self._bridge.loop.create_task(pace.stop()))
+            self._bridge.loop.call_soon_threadsafe(lambda: self._bridge.loop.create_task(pace.wake()))
 
     def _standings(self, *, anew: bool = False) -> tuple[Standing, ...]:
         endings = dict.fromkeys(self._sitting_out, "halted") | {one.name: one.ending for one in self._players}

@@ -21,12 +21,15 @@ from envs.observation import ObservationSpec
 from live.arena.options import ArenaLiveOptions
 from live.arena.runner import ArenaLiveResult, run_live_arena
 from live.console import LiveConsole
+from live.exchange.connection import ConnectionSettings
 from live.paper.account import PaperAccount
 from live.paper.feeds import ReplayFeed
 from live.paper.runtime import PaperServer
 from live.venues import PaperOptions, VenueChoice
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
+# No fault is played here: a reply that is late is that of a slow machine.
+PATIENT = ConnectionSettings(attempts=10, timeout_s=60.0, receive_window_ms=60_000)
 RULE = {"agent": "ema-cross", "parameters": {"fast": 2, "slow": 4}}
 HOLDER = {"agent": "buy-and-hold"}
 
@@ -96,7 +99,7 @@ def play(
         choice=VenueChoice.PAPER,
         paper=paper,
         environ=environ or {},
-        **{"quiet": True, **options},
+        **{"quiet": True, "connection": PATIENT, **options},
     )
     return run_live_arena(given, LiveConsole(out=io.StringIO()))
 

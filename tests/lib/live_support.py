@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import parse_qsl
 
 import aiohttp
@@ -262,15 +262,17 @@ def bare_environ(**values: str) -> dict[str, str]:
     return {**clean, **values}
 
 
-def start_live(*arguments: str | Path, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start live.py."""
+def start_live(
+    *arguments: str | Path, environ: Mapping[str, str] | None = None, output: IO[str] | None = None
+) -> subprocess.Popen[str]:
+    """Start live.py; what it says goes to `output`, else into pipes."""
     return subprocess.Popen(
         [sys.executable, "live.py", *map(str, arguments)],
         cwd=REPOSITORY,
         env=dict(bare_environ() if environ is None else environ),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE if output is None else output,
+        stderr=subprocess.PIPE if output is None else output,
         text=True,
     )
 

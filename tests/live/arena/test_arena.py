@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import sys
 import time
 import urllib.request
@@ -179,14 +177,19 @@ def play(
             "--training-runs", folder,
         )  # fmt: skip
         environ = bare_environ(**{KEY_NAME: KEY})
-        first = start_live(*arguments, environ=environ)
         begun, deadline = played(paper.rest_url), time.monotonic() + 60 + 5 * candles
-        while played(paper.rest_url) < begun + candles // 2:
-            assert first.poll() is None, first.communicate()[1][-4000:]
-            assert time.monotonic() < deadline, "no progress"
-            time.sleep(0.05)
-        os.kill(first.pid, signal.SIGKILL)
-        first.communicate()
+        # Not into pipes: nobody reads while it runs, and what is full holds it up.
+        with (
+            (folder / "first.log").open("w") as told,
+            start_live(*arguments, environ=environ, output=told) as first,
+        ):
+            try:
+                while played(paper.rest_url) < begun + candles // 2:
+                    assert first.poll() is None, (folder / "first.log").read_text()[-4000:]
+                    assert time.monotonic() < deadline, "no progress"
+                    time.sleep(0.05)
+            finally:
+                first.kill()
         reached = played(paper.rest_url)
         left = max(2, begun + candles - reached)
         done = live(*arguments, "--steps", str(left), environ=environ, timeout_s=60 + 5 * candles)
