@@ -255,12 +255,13 @@ def test_a_good_reply_is_carried_out(protocol: str, server: LlmServer, tmp_path:
     assert question.body["temperature"] == 0.5
 
 
+@pytest.mark.parametrize("provider", ["anthropic", "openai"])
 @pytest.mark.parametrize("quantity", [20, 25, 1e6, 1e300])
 def test_a_quantity_over_the_margin_is_cut_to_what_the_limits_allow(
-    quantity: float, server: LlmServer, tmp_path: Path
+    quantity: float, provider: str, server: LlmServer, tmp_path: Path
 ) -> None:
     server.plan(say(opening(quantity=quantity, leverage=3)))
-    outcome = one_step(llm_file(tmp_path, server.url), tmp_path, server)
+    outcome = one_step(llm_file(tmp_path, server.url, provider), tmp_path, server)
     # 1000 USDT at a risk limit of 2 times equity, at 100 USDT each.
     assert [fill.quantity for fill in outcome.fills] == [Decimal(20)]
     assert outcome.record["verdict"] == ("accepted" if quantity == 20 else "reduced")
