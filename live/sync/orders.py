@@ -168,8 +168,16 @@ class OrderLog:
         self._arrived.clear()
         news, self._news = self._news, {}
         told, self._told = self._told, {}
-        if news or told:
+        if not (news or told):
+            return
+        try:
             await self._writer.run(self._write, list(news.values()), told)
+        except asyncio.CancelledError:
+            # It may never have been begun; whoever writes next writes it, once more if need be.
+            self._news = news | self._news
+            self._told = told | self._told
+            self._arrived.set()
+            raise
 
     def _write(self, news: Sequence[OrderRecord], told: dict[_Key, int]) -> None:
         # One after the other: what was described stays where fills have more to say of the same order.

@@ -138,7 +138,7 @@ class Run:
 
     def settle_capital(self) -> None:
         """Who has lost much gets what it had in the beginning: it is paid in at the exchange first. Who has won much
-        gives it away: it is nobody's then."""
+        gives it away, down to a capital of 1 USDT: it is nobody's then."""
         ledger = Ledger.open(self.database)
         try:
             wallets = {name: ledger.wallet("paper", name) for name in CAPITAL}
@@ -152,7 +152,7 @@ class Run:
                 capital[name] = given[name] + more
                 needed += more
             elif wallets[name] > 3 * start:
-                capital[name] = given[name] - round(wallets[name] - start, 2)
+                capital[name] = max(given[name] - round(wallets[name] - start, 2), Decimal(1))
                 self.happened["payments to nobody"] += 1
         if needed:
             self.server.fault("transfer", amount_usdt=str(needed))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -145,3 +147,27 @@ async def test_a_fill_that_is_known_before_its_event(tmp_path: Path) -> None:
         log.on_event(OrderEvent(BTC, identity, "901", "NEW", D(0), whole.time_ms - 1, order=described))
         await log.write()
         assert orders(rig)[identity] == found
+
+
+async def test_a_writing_that_was_cancelled_before_it_began_is_made_up_for_at_the_close(
+    tmp_path: Path,
+) -> None:
+    async with sync_rig(tmp_path / "a.db", market=waves(), symbols=(BTC,)) as rig:
+        free = threading.Event()
+        waiting = asyncio.create_task(rig.sync.run(free.wait, 20))
+        log = rig.sync.orders
+        name = "LLM-A_BTCUSDT_1704067200999o"
+        resting = OpenOrder(
+            symbol=BTC, order_id="7", client_order_id=name, side=Side.BUY, type="LIMIT", quantity=D("0.02"),
+            price=D(40_000), executed_quantity=D(0), reduce_only=False, is_trigger=False,
+        )  # fmt: skip
+        log.on_event(OrderEvent(BTC, name, "7", "NEW", D(0), 1_704_067_200_999, order=resting))
+        writing = asyncio.create_task(log.write())
+        await asyncio.sleep(0)
+        writing.cancel()
+        with suppress(asyncio.CancelledError):
+            await writing
+        free.set()
+        await waiting
+        await rig.sync.close()
+        assert [one.order_id for one in Journal(rig.ledger.store).orders_of(rig.sync.account)] == ["7"]
