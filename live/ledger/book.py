@@ -7,7 +7,7 @@ and income. The shares are part of the fold, not of the recording, so that an en
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from envs.errors import LedgerError
@@ -28,6 +28,9 @@ from live.ledger.entries import (
 from live.ledger.positions import PositionState, Trip, apply_fill, open_trip
 
 ONE = Decimal(1)
+
+_BOOKED_WITHIN_MS = 60_000
+"""So much later than a liquidation its fee may be booked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,9 @@ class Book:
         self.last: Key | None = None
         self.liquidated: dict[str, Decimal] = {}
         self._base = base_asset(symbol) if symbol else ""
+        # Of the last liquidation, not in snapshots: when it was, and the round trips that it ended.
+        self._liquidated_ms = 0
+        self._ended: dict[str, Trip] = {}
 
     def copy(self) -> Book:
         """An independent copy."""
@@ -91,7 +97,13 @@ class Book:
         other.net_fees, other.net_income = self.net_fees, self.net_income
         other.reported, other.events, other.last = self.reported, self.events, self.last
         other.liquidated = dict(self.liquidated)
+        other._liquidated_ms, other._ended = self._liquidated_ms, dict(self._ended)
         return other
+
+    @property
+    def awaits_clearance(self) -> bool:
+        """Whether a liquidation's fee may still come: a snapshot would forget which round trips it ended."""
+        return self.last is not None and self.last[0] <= self._liquidated_ms + _BOOKED_WITHIN_MS
 
     @property
     def rounding(self) -> Decimal:
@@ -111,6 +123,8 @@ class Book:
         """
         before: Key = self.last or (0, 0, 0, "", "")
         last_ms, last, count = before[0], None, 0
+        # Fees of liquidations come before the fills of their millisecond, but go with the liquidation's own.
+        fees: list[IncomeEvent] = []
         with exact():
             for event in events:
                 time_ms = event.time_ms
@@ -120,29 +134,39 @@ class Book:
                         f"{self.exchange} {self.symbol}: entry {key_of(event)} comes after {before}; the fold needs "
                         "them in order"
                     )
+                if fees and time_ms > last_ms:
+                    self._late(fees, derived)
                 last_ms, last = time_ms, event
                 count += 1
                 if isinstance(event, FillEvent):
-                    self._fill(event, derived)
+                    self._fill(event, fees, derived)
+                elif event.kind == IncomeKind.CLEARANCE:
+                    fees.append(event)
                 else:
-                    self._income(event, derived)
-        if last is not None:
-            self.last = key_of(last)
-            self.events += count
+                    self._book(event, self._funding_parts(event), derived)
+            if last is not None:
+                self.last = key_of(last)
+                self.events += count
+            if fees:
+                self._late(fees, derived)
+                # A fill of this millisecond that comes later may be the liquidation's: then it is folded again.
+                self.last = (last_ms, 2, 0, "", "")
 
-    def _fill(self, event: FillEvent, derived: Derived) -> None:
+    def _fill(self, event: FillEvent, fees: list[IncomeEvent], derived: Derived) -> None:
         agent = event.agent
         if agent is not None:
             self._apply(agent, event.signed, event.commission, event, derived)
         else:
-            self._foreign(event, derived)
+            self._foreign(event, fees, derived)
         self._net(event.signed, event.price)
         if event.realized_pnl:
             self.reported += event.realized_pnl
         if event.commission_asset == QUOTE:
             self.net_fees += event.commission
 
-    def _apply(self, agent: str, signed: Decimal, paid: Decimal, event: FillEvent, derived: Derived) -> None:
+    def _apply(
+        self, agent: str, signed: Decimal, paid: Decimal, event: FillEvent, derived: Derived
+    ) -> Trip | None:
         state = self.positions.get(agent)
         if state is None:
             state = self.positions[agent] = PositionState()
@@ -165,15 +189,25 @@ class Book:
         )
         if trip is not None:
             derived.trips.append(trip)
+        return trip
 
-    def _foreign(self, event: FillEvent, derived: Derived) -> None:
+    def _foreign(self, event: FillEvent, fees: list[IncomeEvent], derived: Derived) -> None:
         shares = self._shares(event)
-        if is_liquidation(event.client_order_id):
+        liquidation = is_liquidation(event.client_order_id)
+        if liquidation:
             self.liquidated = dict(shares)
+            self._liquidated_ms = event.time_ms
+            for fee in fees:
+                self._book(fee, share_out(fee.amount, shares), derived)
+            fees.clear()
         paid = share_out(event.commission, shares)
         for agent in sorted(shares):
             signed = shares[agent] if event.signed > 0 else -shares[agent]
-            self._apply(agent, signed, paid[agent], event, derived)
+            trip = self._apply(agent, signed, paid[agent], event, derived)
+            if liquidation:
+                self._ended.pop(agent, None)
+                if trip is not None:
+                    self._ended[agent] = trip
             derived.parts.append(Part(agent, "FILL", event.trade_id, event.time_ms, signed, paid[agent]))
 
     def _shares(self, event: FillEvent) -> dict[str, Decimal]:
@@ -220,10 +254,8 @@ class Book:
             self.net_cost = left * price
         self.net_quantity = left
 
-    def _income(self, event: IncomeEvent, derived: Derived) -> None:
-        parts = (
-            self._funding_parts(event) if event.kind == IncomeKind.FUNDING else self._clearance_parts(event)
-        )
+    def _book(self, event: IncomeEvent, parts: Mapping[str, Decimal], derived: Derived) -> None:
+        """Book income by its parts on the accounts and their open round trips."""
         self.net_income += event.amount
         for agent in sorted(parts):
             amount = parts[agent]
@@ -242,6 +274,25 @@ class Book:
                 derived.parts.append(
                     Part(agent, str(event.kind), event.transaction_id, event.time_ms, ZERO, amount)
                 )
+
+    def _late(self, fees: list[IncomeEvent], derived: Derived) -> None:
+        """Book fees of liquidations in whose millisecond no liquidation's fill was.
+
+        A little behind the last liquidation they are of that one, and belong to the round trips that it ended.
+        """
+        for fee in fees:
+            if fee.time_ms > self._liquidated_ms + _BOOKED_WITHIN_MS:
+                self._book(fee, self._clearance_parts(fee), derived)
+                continue
+            parts = share_out(fee.amount, self.liquidated)
+            self._book(fee, parts, derived)
+            for agent in sorted(parts.keys() & self._ended.keys()):
+                state, trip = self.positions[agent], self._ended[agent]
+                if state.p1:
+                    state.trip_clearance -= parts[agent]
+                self._ended[agent] = replace(trip, clearance=trip.clearance + parts[agent])
+                derived.trips.append(self._ended[agent])
+        fees.clear()
 
     def _funding_parts(self, event: IncomeEvent) -> dict[str, Decimal]:
         """Linear in the position: amount * quantity / net; by rate and mark price where the net is zero."""

@@ -162,7 +162,7 @@ def fold_on(
         book.fold(chunk, derived)
         write_parts(connection, names, book, derived.parts)
         write_trips(connection, names, book, derived.trips, mark)
-        if book.events - newest.events >= every:
+        if book.events - newest.events >= every and not book.awaits_clearance:
             newest = save_snapshot(connection, names, book)
     write_trips(connection, names, book, book.open_trips(), mark)
     return newest
@@ -221,8 +221,13 @@ def part_row(connection: Connection, names: Names, book: Book, part: Part) -> di
 def write_trips(
     connection: Connection, names: Names, book: Book, trips: Sequence[Trip], mark: Mark | None
 ) -> None:
-    """Write round trips; one that was open is updated."""
-    _TRIPS.write(connection, [trip_row(connection, names, book, trip, mark) for trip in trips])
+    """Write round trips; one that is there is updated."""
+    _TRIPS.write(connection, [trip_row(connection, names, book, trip, mark) for trip in newest_of(trips)])
+
+
+def newest_of(trips: Iterable[Trip]) -> list[Trip]:
+    """Each round trip once, as it was last: a liquidation's fee may come after its end."""
+    return list({(trip.agent, trip.entry_id): trip for trip in trips}.values())
 
 
 def trip_row(

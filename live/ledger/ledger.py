@@ -230,12 +230,15 @@ class Ledger(Holdings):
         self._books[key] = Kept(book, kept.version + 1, newest)
 
     def snapshot(self) -> None:
-        """Keep all books as they are now, so that the next start folds nothing."""
+        """Keep all books as they are now, so that the next start folds nothing.
+
+        Not those in which a liquidation's fee may still come.
+        """
         with self._lock, self._transaction() as connection:
             for key in sorted(self._books):
                 self._claim(connection, key)
                 kept = self._books[key]
-                if kept.book.events != kept.newest.events:
+                if kept.book.events != kept.newest.events and not kept.book.awaits_clearance:
                     newest = save_snapshot(connection, self._names, kept.book)
                     self._books[key] = Kept(kept.book, kept.version, newest)
 

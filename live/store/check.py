@@ -13,7 +13,7 @@ from envs.errors import PerpgymError
 from live.ledger.arithmetic import ZERO, exact
 from live.ledger.book import Book, Derived
 from live.ledger.booking import read_events
-from live.ledger.folding import all_snapshots, chunks, compare, part_row, trip_row
+from live.ledger.folding import all_snapshots, chunks, compare, newest_of, part_row, trip_row
 from live.store import models, schema
 from live.store.database import Store
 from live.store.names import Names
@@ -182,11 +182,12 @@ def _book(connection: Connection, names: Names, row: Any) -> Iterator[str]:
         yield f"!the accounts hold {held}, the net is {book.net_quantity}"
     if cash:
         yield f"!realized PnL of {', '.join(cash)} does not follow from the trades"
-    trips = [trip_row(connection, names, book, trip, None) for trip in (*derived.trips, *book.open_trips())]
+    ended = newest_of(derived.trips)
+    trips = [trip_row(connection, names, book, trip, None) for trip in (*ended, *book.open_trips())]
     parts = [part_row(connection, names, book, part) for part in derived.parts]
     yield from _compare_rows(connection, row, models.Transaction, trips, _MARKS)
     yield from _compare_rows(connection, row, models.Allocation, parts, ())
-    yield f"{book.events} entries, {len(snapshots)} snapshots, {len(derived.trips)} round trips"
+    yield f"{book.events} entries, {len(snapshots)} snapshots, {len(ended)} round trips"
 
 
 def _compare_rows(

@@ -8,9 +8,13 @@ import pytest
 from ledger_support import T0, fill
 
 from envs.account import Fill
+from live.ledger import MANUAL, Ledger
 from live.ledger.book import Book, Derived
 from live.ledger.booking import event_of, owner_of
-from live.ledger.entries import Event, IncomeEvent, IncomeKind, exit_reason
+from live.ledger.entries import Event, Income, IncomeEvent, IncomeKind, exit_reason
+from live.ledger.queries import Where, round_trips
+from live.store import Store
+from live.store.check import check
 
 
 def book_of(*entries: Fill | IncomeEvent) -> tuple[Book, Derived]:
@@ -153,12 +157,56 @@ def test_a_liquidation_fee_falls_on_those_who_are_liquidated() -> None:
         Decimal("-0.1"),
     )
     assert [trip.clearance for trip in derived.trips] == [Decimal("-0.3"), Decimal("-0.1")]
-    late = fee._replace(time_ms=T0 + 9000)
-    book, _ = book_of(LONG_3, LONG_1, close, late)
+
+
+def test_a_liquidation_fee_that_is_booked_later_belongs_to_the_round_trips_that_it_ended() -> None:
+    fee = IncomeEvent(T0 + 9000, "clear", IncomeKind.CLEARANCE, Decimal("-0.4"), None, None)
+    close = fill(3, "SELL", "0.004", "80", agent="", client_order_id="autoclose-1")
+    again = fill(4, "BUY", "0.005", "80", agent="a")  # the fee is not this position's
+    book, derived = book_of(LONG_3, LONG_1, close, again, fee)
     assert (book.positions["a"].clearance, book.positions["b"].clearance) == (
         Decimal("-0.3"),
         Decimal("-0.1"),
     )
+    assert book.positions["a"].trip_clearance == 0
+    assert [(trip.agent, trip.clearance) for trip in derived.trips] == [
+        ("a", 0),
+        ("b", 0),
+        ("a", Decimal("-0.3")),
+        ("b", Decimal("-0.1")),
+    ]
+    # Long after it, the fee is of something that is not known: those who hold the net's side bear it.
+    book, derived = book_of(LONG_3, LONG_1, close, again, fee._replace(time_ms=T0 + 64_000))
+    assert book.positions["a"].clearance == book.positions["a"].trip_clearance == Decimal("-0.4")
+    assert [trip.clearance for trip in derived.trips] == [0, 0]
+
+
+def test_a_position_may_be_opened_and_liquidated_in_one_millisecond() -> None:
+    fee = IncomeEvent(T0 + 3000, "clear", IncomeKind.CLEARANCE, Decimal("-0.4"), None, None)
+    opened = fill(3, "BUY", "0.004", "100", agent="a")
+    close = fill(4, "SELL", "0.004", "80", agent="", client_order_id="autoclose-1", time_ms=T0 + 3000)
+    book, derived = book_of(fee, opened, close)
+    assert book.positions["a"].clearance == Decimal("-0.4")
+    assert book.positions.keys() == {"a"}
+    assert [(trip.agent, trip.clearance) for trip in derived.trips] == [("a", Decimal("-0.4"))]
+
+
+def test_a_liquidation_that_comes_after_its_fee_is_folded_with_it(store: Store) -> None:
+    ledger = Ledger(store)
+    ledger.record_income([Income("paper", "BTCUSDT", T0 + 3000, Decimal("-0.4"), "c", IncomeKind.CLEARANCE)])
+    assert ledger.wallets("paper") == {MANUAL: Decimal("-0.4")}
+    ledger.record(fill(3, "BUY", "0.004", "100", agent="a"))
+    close = {"client_order_id": "autoclose-1", "time_ms": T0 + 3000, "realized_pnl": "-0.08"}
+    ledger.record(fill(4, "SELL", "0.004", "80", agent="", **close))
+    assert ledger.wallets("paper") == {"a": Decimal("-0.48"), MANUAL: 0}
+    (trip,) = round_trips(store, Where("paper"))
+    assert (trip.agent, trip.exit_reason, trip.clearance) == ("a", "LIQUIDATION", Decimal("-0.4"))
+    late = Income("paper", "BTCUSDT", T0 + 4000, Decimal("-0.1"), "d", IncomeKind.CLEARANCE)
+    ledger.snapshot()  # would forget which round trip the liquidation ended
+    Ledger(store).record_income([late])
+    (trip,) = round_trips(store, Where("paper"))
+    assert trip.clearance == Decimal("-0.5")
+    assert [one for one in check(store) if one.problem] == []
 
 
 def test_a_copy_is_independent() -> None:

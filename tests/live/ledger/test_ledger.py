@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from itertools import count
@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from envs.account import Fill
 from envs.errors import LedgerError, StoreError
-from live.ledger import MANUAL, Cursor, Income, Ledger, Transfer
+from live.ledger import MANUAL, Cursor, Income, IncomeKind, Ledger, Transfer
 from live.ledger.identity import check_identity
 from live.ledger.queries import Where, round_trips
 from live.store import Store
@@ -70,6 +70,18 @@ def incomes(exchange: str, seed: int, until_ms: int) -> list[Income]:
         )
         for n in range(6)
     ]
+
+
+def clearances(fills: Sequence[Fill], seed: int) -> list[Income]:
+    """Fees of liquidations: in a fill's millisecond, or behind it."""
+    dice = random.Random(seed)
+    kind, amount = IncomeKind.CLEARANCE, Decimal("-0.017")
+    found = []
+    for n in range(4):
+        one = dice.choice(fills)
+        at = one.time_ms + dice.choice((0, 0, 1, 1500, 59_000, 70_000))
+        found.append(Income("", one.symbol, at, amount, f"c{n}", kind))
+    return found
 
 
 def test_a_fill_counts_once(store: Store) -> None:
@@ -163,8 +175,11 @@ def test_order_duplicates_and_snapshots_do_not_matter(
     shared: Store, seed: int, number: int, every: int, dice: random.Random
 ) -> None:
     straight, mixed = (f"e{next(_EXAMPLES)}-{way}" for way in ("straight", "mixed"))
-    fills = random_fills(number, seed)
-    income = incomes("", seed, fills[-1].time_ms + 10)
+    fills = [
+        replace(one, client_order_id=f"autoclose-{one.trade_id}") if not one.agent and seed % 3 else one
+        for one in random_fills(number, seed)
+    ]
+    income = [*incomes("", seed, fills[-1].time_ms + 10), *clearances(fills, seed)]
     ledger = Ledger(shared, snapshot_every=10**6)
     ledger.record_batch(
         [replace(one, exchange=straight) for one in fills],
