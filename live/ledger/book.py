@@ -29,6 +29,12 @@ from live.ledger.positions import PositionState, Trip, apply_fill, open_trip
 
 ONE = Decimal(1)
 
+RULES = 2
+"""Version of the fold's rules: another one when the same entries give other positions, parts or round trips.
+
+A book that was folded by other rules is folded anew at the next start.
+"""
+
 _BOOKED_WITHIN_MS = 60_000
 """So much later than a liquidation its fee may be booked."""
 

@@ -41,6 +41,20 @@ class Newest(NamedTuple):
     time_ms: int = 0
 
 
+def last_mark(connection: Connection, names: Names, exchange: str, symbol: str) -> Mark | None:
+    """The last price that open round trips were marked at."""
+    found = connection.execute(
+        select(Transaction.last_price, Transaction.last_price_ms)
+        .where(
+            Transaction.exchange_id == names.exchange(connection, exchange),
+            Transaction.symbol == symbol,
+            Transaction.last_price.is_not(None),
+        )
+        .limit(1)
+    ).first()
+    return None if found is None else (found.last_price, found.last_price_ms)
+
+
 def chunks(events: Iterable[Event], size: int) -> Iterator[list[Event]]:
     """Lists of about `size` entries; entries of one millisecond stay together."""
     chunk: list[Event] = []
@@ -53,10 +67,8 @@ def chunks(events: Iterable[Event], size: int) -> Iterator[list[Event]]:
         yield chunk
 
 
-def load_book(
-    connection: Connection, names: Names, exchange: str, symbol: str, *, before_ms: int | None = None
-) -> Book:
-    """A book from its newest snapshot (of before a millisecond), or an empty one."""
+def load_book(connection: Connection, names: Names, exchange: str, symbol: str) -> Book:
+    """A book from its newest snapshot, or an empty one."""
     book = Book(exchange, symbol)
     statement = (
         select(Snapshot)

@@ -12,7 +12,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, select
 
 from envs.errors import LedgerError
-from live.ledger.book import Book, Derived
+from live.ledger.book import RULES, Book, Derived
 from live.ledger.booking import read_events
 from live.ledger.capital import Capital, read_capital, read_cursor
 from live.ledger.entries import Cursor
@@ -33,6 +33,19 @@ class Kept:
     book: Book
     version: int
     newest: Newest
+
+
+def check_count(book: Book, row: Any) -> None:
+    """Refuse a book that does not hold all the entries that its row counts.
+
+    Raises:
+        LedgerError: entries are missing, or there are too many.
+    """
+    if book.events != row.fills + row.income:
+        raise LedgerError(
+            f"{book.exchange} {book.symbol}: {book.events} entries by the fold, {row.fills + row.income} by its book; "
+            "rows were added or deleted behind the ledger's back; run: python -m live.store check"
+        )
 
 
 class Holdings:
@@ -98,15 +111,13 @@ class Holdings:
 
     def _load(self, connection: Connection, exchange: str, symbol: str) -> Kept:
         row = connection.execute(self._book_row(connection, exchange, symbol)).one()
-        book = load_book(connection, self._names, exchange, symbol)
+        book = Book(exchange, symbol)
+        if row.rules == RULES:
+            book = load_book(connection, self._names, exchange, symbol)
         events = book.events
         after_ms = book.last[0] if book.last else 0
         book.fold(read_events(connection, self._names, exchange, symbol, after_ms=after_ms), Derived())
-        if book.events != row.fills + row.income:
-            raise LedgerError(
-                f"{exchange} {symbol}: {book.events} entries by the fold, {row.fills + row.income} by its book; rows "
-                "were added or deleted behind the ledger's back; run: python -m live.store check"
-            )
+        check_count(book, row)
         return Kept(book, row.version, Newest(events, after_ms))
 
     def _book_row(self, connection: Connection, exchange: str, symbol: str) -> Any:

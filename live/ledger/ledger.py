@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import Connection, text, update
+from sqlalchemy import Connection, select, text, update
 
 from envs.account import Fill
 from envs.errors import LedgerError
 from live.ledger.arithmetic import exact
+from live.ledger.book import RULES, Book
 from live.ledger.booking import (
     check_fill,
     check_income,
@@ -26,11 +29,13 @@ from live.ledger.booking import (
 )
 from live.ledger.capital import Transfer, insert_transfers, move_cursors
 from live.ledger.entries import MANUAL, Cursor, Event, Income, IncomeEvent, base_asset, key_of
-from live.ledger.folding import fold_on, refold, save_snapshot, write_trips
+from live.ledger.folding import fold_on, last_mark, refold, save_snapshot, write_trips
 from live.ledger.held import BookKey
-from live.ledger.holdings import Holdings, Kept
+from live.ledger.holdings import Holdings, Kept, check_count
 from live.store import models
 from live.store.names import insert_of
+
+_LOG = logging.getLogger(__name__)
 
 ANALYSE_FROM = 1_000
 """So many fills make a table whose plans PostgreSQL should think about again."""
@@ -56,6 +61,20 @@ class Ledger(Holdings):
     Every recording is one transaction: entries, cursors and what follows from them are kept together or not at all.
     Safe to share between threads, and with other processes on the same database.
     """
+
+    def reload(self) -> None:
+        """Read everything again, as at a start. Books that other rules folded are folded anew, and kept."""
+        with self._lock:
+            book = models.Book
+            with self.store.read() as connection:
+                found = connection.execute(select(book).where(book.rules != RULES)).all()
+                outdated = [
+                    (self._names.exchange_name(connection, one.exchange_id), one.symbol) for one in found
+                ]
+            for key in sorted(outdated):
+                with self._transaction() as connection:
+                    self._claim(connection, key)
+            super().reload()
 
     # Recording
 
@@ -170,13 +189,35 @@ class Ledger(Holdings):
         found = connection.execute(row).one_or_none()
         if found is None:
             new = insert_of(connection.dialect.name)(models.Book).values(
-                exchange_id=exchange_id, symbol=key[1], version=0, fills=0, income=0
+                exchange_id=exchange_id, symbol=key[1], version=0, fills=0, income=0, rules=RULES
             )
             connection.execute(new.on_conflict_do_nothing())
             found = connection.execute(row).one()
         kept = self._books.get(key)
-        if kept is None or kept.version != found.version:
+        if found.rules != RULES:
+            self._fold_anew(connection, key, found)
+        elif kept is None or kept.version != found.version:
             self._books[key] = self._load(connection, *key)
+
+    def _fold_anew(self, connection: Connection, key: BookKey, found: Any) -> None:
+        """Fold all entries of a book that other rules folded; its snapshots, parts and round trips are made again."""
+        mark = last_mark(connection, self._names, *key)
+        book, newest = refold(connection, self._names, Book(*key), 0, every=self._every, mark=mark)
+        check_count(book, found)
+        row = models.Book
+        connection.execute(
+            update(row)
+            .where(row.exchange_id == found.exchange_id, row.symbol == found.symbol)
+            .values(version=found.version + 1, rules=RULES)
+        )
+        self._books[key] = Kept(book, found.version + 1, newest)
+        _LOG.warning(
+            "%s: all %d entries were folded anew: the rules of the fold are of version %d, they were of %d",
+            " ".join(key).strip(),
+            book.events,
+            RULES,
+            found.rules,
+        )
 
     def _recognise(
         self,

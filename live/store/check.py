@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select, text
 
 from envs.errors import PerpgymError
 from live.ledger.arithmetic import ZERO, exact
-from live.ledger.book import Book, Derived
+from live.ledger.book import RULES, Book, Derived
 from live.ledger.booking import read_events
 from live.ledger.folding import all_snapshots, chunks, compare, newest_of, part_row, trip_row
 from live.store import models, schema
@@ -155,7 +155,8 @@ def _cursors(connection: Connection) -> Iterator[str]:
 def _book(connection: Connection, names: Names, row: Any) -> Iterator[str]:
     """Fold everything from the beginning, and compare snapshots, parts and round trips with what is stored."""
     exchange = names.exchange_name(connection, row.exchange_id)
-    snapshots = all_snapshots(connection, names, exchange, row.symbol)
+    outdated = row.rules != RULES
+    snapshots = [] if outdated else all_snapshots(connection, names, exchange, row.symbol)
     waiting = list(snapshots)
     book = Book(exchange, row.symbol)
     derived = Derived()
@@ -182,6 +183,9 @@ def _book(connection: Connection, names: Names, row: Any) -> Iterator[str]:
         yield f"!the accounts hold {held}, the net is {book.net_quantity}"
     if cash:
         yield f"!realized PnL of {', '.join(cash)} does not follow from the trades"
+    if outdated:
+        yield f"{book.events} entries, folded by rules {row.rules}; the next start folds them anew, by rules {RULES}"
+        return
     ended = newest_of(derived.trips)
     trips = [trip_row(connection, names, book, trip, None) for trip in (*ended, *book.open_trips())]
     parts = [part_row(connection, names, book, part) for part in derived.parts]

@@ -166,6 +166,7 @@ class Book(Base):
     version: Mapped[int] = number("Counts the changes.")
     fills: Mapped[int] = number("How many fills there are.")
     income: Mapped[int] = number("How many rows of `funding` there are.")
+    rules: Mapped[int] = number("Version of the rules by which its folded tables were made.")
 
 
 class Snapshot(Base):

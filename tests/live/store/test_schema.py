@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ledger_support import fill, fill_with_everything
-from sqlalchemy import CheckConstraint, create_engine, inspect, text
+from sqlalchemy import CheckConstraint, Connection, Select, create_engine, inspect, select, text
 
 from envs.errors import StoreError
 from live.ledger import Ledger
@@ -23,10 +23,16 @@ def contents(store: Store, tables: tuple[str, ...] = schema.TABLES) -> dict[str,
     with store.read() as connection:
         there = set(inspect(connection).get_table_names())
         return {
-            name: sorted(map(tuple, connection.execute(schema.METADATA.tables[name].select())), key=repr)
+            name: sorted(map(tuple, connection.execute(_columns(connection, name))), key=repr)
             for name in tables
             if name in there
         }
+
+
+def _columns(connection: Connection, table: str) -> Select[Any]:
+    """Those that are there: an older schema has fewer."""
+    there = {one["name"] for one in inspect(connection).get_columns(table)}
+    return select(*(one for one in schema.METADATA.tables[table].columns if one.name in there))
 
 
 def test_migrations_up_and_down_with_data_in_them(store: Store) -> None:
@@ -35,14 +41,17 @@ def test_migrations_up_and_down_with_data_in_them(store: Store) -> None:
     assert all(before.values()), [name for name, rows in before.items() if not rows]
     schema.downgrade(store, "0001")
     journal = {"orders", "decisions", "equity", "emergencies"}
-    assert contents(store) == {name: rows for name, rows in before.items() if name not in journal}
+    assert contents(store) == {
+        name: before[name] for name in before if name not in journal and name != "books"
+    } | {"books": [row[:-1] for row in before["books"]]}
     with pytest.raises(
         StoreError, match=r"has schema 0001, this program needs \d{4}.*python -m live.store upgrade"
     ):
         schema.require_current(store)
     assert check(store)[0].problem
     schema.upgrade(store)
-    assert contents(store) == {**before, **{name: [] for name in journal}}
+    books = [(*row[:-1], 1) for row in before["books"]]  # folded by the rules of then
+    assert contents(store) == {**before, "books": books, **{name: [] for name in journal}}
     assert Ledger(store).wallets("paper") == ledger.wallets("paper")
     assert [one for one in check(store) if one.problem] == []
     schema.downgrade(store, "base")
