@@ -6,9 +6,8 @@ Whatever goes wrong on the way is HOLD, with a reason.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,16 @@ from agents.llm.records import (
     DecisionRecord,
     DecisionSink,
     Ruling,
-    SpendingLog,
+    Tally,
     Verdict,
     keeps_prompt,
-    read_spending,
     rule,
     shortest,
 )
 from agents.llm.request import Message, Provider, Request, Usage
 from agents.llm.rules import broken_rule, limit_lines
 from agents.llm.scene import Scene, look
+from agents.llm.spending import SPENDING_NAME, SpendingLog
 from envs.account import Execution, OrderResult, Plan
 from envs.base import Action, Observation
 from envs.decisions import Decided, decision_action
@@ -48,18 +47,6 @@ from envs.view import VIEW, MarketView
 
 _REPLY_CHARS = 8000
 LOG_NAME = "llm_decisions.log"
-SPENDING_NAME = "llm_spending.log"
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What an agent has done since its reset. `usd` and `usage` count replayed answers too."""
-
-    verdicts: Counter[str]
-    calls: int = 0
-    replayed: int = 0
-    usage: Usage = field(default_factory=Usage)
-    usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +142,7 @@ class LlmAgent:
         self._blindfold: Blindfold | None = None
         self._system: str | None = None
         self._pending: _Pending | None = None
-        self._tally = Tally(Counter())
+        self._tally = Tally()
         self._budget.reset()
 
     def act(self, observation: Observation, info: dict[str, Any]) -> Action:
@@ -185,7 +172,7 @@ class LlmAgent:
             return hold
         scene, shown, request = self._question(view, observation)
         self._budget.begin(close_ms)
-        heard = self._ask(request, tuple(one.symbol for one in shown.symbols))
+        heard = self._ask(request, tuple(one.symbol for one in shown.symbols), close_ms)
         self._budget.spend(close_ms, heard.usage)
         record = replace(
             base,
@@ -242,6 +229,8 @@ class LlmAgent:
             self._runner = None
         for sink in self._all_sinks():
             sink.close()
+        if self._spending is not None:
+            self._spending.close()
 
     # --- for those who run it ----------------------------------------------------------------------------
 
@@ -256,22 +245,22 @@ class LlmAgent:
         self._sinks = (*self._sinks, sink)
 
     def resume(self, folder: Path) -> None:
-        """Count what earlier runs spent of the budgets, by the decision log or by a file that takes its place."""
+        """Count what earlier runs spent of the budgets, and note in this folder what is spent from now on."""
         self._resuming = True
-        self._spending = SpendingLog(folder / SPENDING_NAME)
+        self._spending = SpendingLog(folder / SPENDING_NAME, self.name)
 
     def _count_earlier(self, close_ms: int) -> None:
+        assert self._spending is not None
         self._resuming = False
-        logs = [one for one in (self._spending, self._log) if one is not None]
-        earlier = [spent for log in logs for spent in read_spending(log.path, self.name)]
-        for then_ms, usage in sorted(earlier, key=lambda one: one[0]):
-            if then_ms < close_ms:
+        # A candle that is decided on again: its replies count when they come from the cache.
+        until_ms = close_ms if self._cache.folder is None else close_ms - 1
+        for then_ms, usage in self._spending.earlier(None if self._log is None else self._log.path):
+            if then_ms <= until_ms:
                 self._budget.begin(then_ms)
                 self._budget.spend(then_ms, usage)
 
     def _all_sinks(self) -> tuple[DecisionSink, ...]:
-        kept: DecisionSink | None = self._spending if self._log is None else self._log
-        return (*([kept] if kept is not None else []), *self._sinks)
+        return (*([self._log] if self._log is not None else []), *self._sinks)
 
     @property
     def tally(self) -> Tally:
@@ -332,7 +321,11 @@ class LlmAgent:
         )
         return scene, shown, request
 
-    def _ask(self, request: Request, symbols: tuple[str, ...]) -> Heard:
+    def _ask(self, request: Request, symbols: tuple[str, ...], close_ms: int) -> Heard:
+        def spent(usage: Usage) -> None:
+            if self._spending is not None:
+                self._spending.note(close_ms, usage)
+
         provider = self.config.provider
         asking = Asking(
             None if self.config.offline else self._provider,
@@ -341,6 +334,7 @@ class LlmAgent:
             timeout_s=provider.timeout_s,
             retry_delay_s=provider.retry_delay_s,
             clock=self._clock,
+            spent=spent,
         )
         heard: Heard = self._run(asking.decide(request, symbols))
         return heard
@@ -383,15 +377,7 @@ class LlmAgent:
         )
         for sink in self._all_sinks():
             sink.record(record)
-        tally = self._tally
-        tally.verdicts[ruling.verdict.value] += 1
-        self._tally = Tally(
-            tally.verdicts,
-            tally.calls + record.calls,
-            tally.replayed + record.replayed,
-            tally.usage + record.usage,
-            tally.usd + (record.usd or 0.0),
-        )
+        self._tally = self._tally.counting(record)
         if decision is not None:
             self._memory.decided(record.close_ms, decision, ruling, fills)
 

@@ -44,6 +44,7 @@ class Asking:
     Args:
         provider: None when offline.
         clock: seconds, monotonic; measures latency and nothing else.
+        spent: told before each call, without tokens, and the tokens of each reply as soon as it is there.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Asking:
         timeout_s: float,
         retry_delay_s: float,
         clock: Callable[[], float],
+        spent: Callable[[Usage], None] = lambda _usage: None,
     ) -> None:
         self._provider = provider
         self._cache = cache
@@ -62,6 +64,7 @@ class Asking:
         self._timeout_s = timeout_s
         self._retry_delay_s = retry_delay_s
         self._clock = clock
+        self._spent = spent
 
     async def decide(self, request: Request, symbols: tuple[str, ...]) -> Heard:
         """The decision of the model.
@@ -111,6 +114,7 @@ class Asking:
         while True:
             began = self._clock()
             heard = replace(heard, calls=heard.calls + 1)
+            self._spent(Usage())
             try:
                 reply = await _before(deadline, self._provider.ask(request), self._timeout_s)
             except ProviderError as error:
@@ -124,6 +128,7 @@ class Asking:
                 retried = True
                 await asyncio.sleep(wait_s)
                 continue
+            self._spent(reply.usage)
             reply = replace(reply, text=storable(reply.text))
             latency_ms = self._since(began)
             self._cache.put(request, Cached(reply, latency_ms=latency_ms))

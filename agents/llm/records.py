@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
@@ -91,6 +92,27 @@ class DecisionRecord:
         return json.dumps(values, ensure_ascii=True, allow_nan=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What an agent has done since its reset. `usd` and `usage` count replayed answers too."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    calls: int = 0
+    replayed: int = 0
+    usage: Usage = field(default_factory=Usage)
+    usd: float = 0.0
+
+    def counting(self, record: DecisionRecord) -> Tally:
+        """The tally with one more decision."""
+        return Tally(
+            self.verdicts + Counter((record.verdict.value,)),
+            self.calls + record.calls,
+            self.replayed + record.replayed,
+            self.usage + record.usage,
+            self.usd + (record.usd or 0.0),
+        )
+
+
 class DecisionSink(Protocol):
     """Where decisions are stored. The log is one, a database another."""
 
@@ -101,22 +123,19 @@ class DecisionSink(Protocol):
         """Give back what is held."""
 
 
-class DecisionLog:
-    """Appends one JSON line per decision. Agents may share a file: a line is one write."""
+class AppendedLines:
+    """A file that lines are appended to. Several may share it: a line is one write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: int | None = None
 
-    def record(self, record: DecisionRecord) -> None:
-        """See `DecisionSink.record`.
+    def _append(self, text: str) -> None:
+        """Append a line.
 
         Raises:
             ConfigError: the file cannot be written.
         """
-        self._append(record.to_json())
-
-    def _append(self, text: str) -> None:
         line = f"{text}\n".encode()
         try:
             if self._file is None:
@@ -138,8 +157,8 @@ class DecisionLog:
             self._file = None
 
 
-class SpendingLog(DecisionLog):
-    """Of a decision log only what budgets need to know after a restart, and only of decisions that cost something."""
+class DecisionLog(AppendedLines):
+    """Appends one JSON line per decision. Agents may share a file."""
 
     def record(self, record: DecisionRecord) -> None:
         """See `DecisionSink.record`.
@@ -147,37 +166,7 @@ class SpendingLog(DecisionLog):
         Raises:
             ConfigError: the file cannot be written.
         """
-        if record.calls:
-            kept = {name: getattr(record, name) for name in ("agent", "close_ms", "calls")}
-            self._append(json.dumps({**kept, "usage": asdict(record.usage)}))
-
-
-def read_spending(path: Path, agent: str) -> list[tuple[int, Usage]]:
-    """What an agent was answered for money, by a log: (close of the candle, tokens), oldest first.
-
-    A torn last line, of a process that was killed, is passed over.
-
-    Raises:
-        ConfigError: the log cannot be read.
-    """
-    found = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                    if row["agent"] == agent and row["calls"] > 0:
-                        found.append((int(row["close_ms"]), Usage(**row["usage"])))
-                except (ValueError, KeyError, TypeError):
-                    continue
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"the decision log {path} cannot be read ({error}): it tells what is left of the budgets; move it away to "
-            "begin anew"
-        ) from error
-    return sorted(found, key=lambda one: one[0])
+        self._append(record.to_json())
 
 
 def shortest(value: Decimal) -> str:

@@ -201,7 +201,8 @@ def test_budgets_are_kept_over_a_restart_where_no_decisions_are_logged(
     (file,) = (tmp_path / "run").iterdir()
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     # Nothing of what was said: no log was asked for.
-    assert [set(line) for line in lines] == [{"agent", "close_ms", "calls", "usage"}] * 3
+    # A line before each call, and one with its tokens.
+    assert [set(line) for line in lines] == [{"agent", "close_ms", "calls", "usage"}] * 6
 
 
 def test_a_hung_agent_in_a_thread_of_its_own_holds_up_no_other(server: LlmServer, tmp_path: Path) -> None:
