@@ -29,6 +29,9 @@ from live.paper.server import PaperApp
 from live.paper.wire import HttpConnection, WebSocketConnection
 
 _START_TIMEOUT_S = 10.0
+# The turns of the loop that a connection needs from its acceptance: a task that makes its transport, and the call that
+# tells its protocol. One more to spare.
+_TURNS_TO_CONNECT = 3
 _LOG = logging.getLogger(__name__)
 _CONTROL_TIMEOUT_S = 600.0
 
@@ -49,8 +52,7 @@ class _Uvicorn(uvicorn.Server):
         """Cut every connection and refuse new ones for so many seconds, as a restart does; one after another."""
         async with self._interrupting:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            for server in self.servers:
-                server.close()
+            await self._stop_listening()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, (HttpConnection, WebSocketConnection)):
                     connection.cut()
@@ -58,6 +60,25 @@ class _Uvicorn(uvicorn.Server):
             server = await asyncio.get_running_loop().create_server(self._protocol, sock=_bind(host, port))
             self.servers = [server]
             _LOG.info("listening again on %s:%d", host, port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._stop_listening()
+        await super().shutdown(sockets)
+
+    async def _stop_listening(self) -> None:
+        """Accept nobody any more; who has been accepted stands among the connections afterwards.
+
+        asyncio makes a connection in a few turns of its loop. One that is in the making while its server closes would
+        be left open with nobody to read from it, or be missing among the connections.
+        """
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            for listener in server.sockets:
+                loop.remove_reader(listener.fileno())
+        for _ in range(_TURNS_TO_CONNECT):
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
 
     def _protocol(self) -> asyncio.Protocol:
         return HttpConnection(self.config, self.server_state, self.lifespan.state)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -430,8 +433,8 @@ async def test_a_restart_refuses_connections_and_keeps_the_state(alice: PaperCli
         while await answers(alice):
             await asyncio.sleep(0.01)
     while not (user.closed and market.closed):
-        for socket in (user, market):
-            await asyncio.wait_for(socket.receive(), 30)
+        for stream in (user, market):
+            await asyncio.wait_for(stream.receive(), 30)
     async with asyncio.timeout(30):
         while not await answers(alice):
             await asyncio.sleep(0.01)
@@ -467,6 +470,40 @@ async def test_a_restart_does_not_hinder_the_end(market) -> None:
         server.fault("restart", delay_ms=60_000)
         await asyncio.sleep(0.2)
     assert time.monotonic() - began_s < 40
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_who_is_accepted_as_the_exchange_goes_is_cut(market, turns: int) -> None:
+    server = PaperServer.start(ReplayFeed(market({"BTCUSDT": [(100.0,) * 4] * 3}), 1))
+    uvicorn = server._server
+    loop = uvicorn.servers[0].get_loop()
+    caller = socket.socket()
+    called = threading.Event()
+    going: list[asyncio.Task[None]] = []
+
+    def go() -> None:
+        going.append(loop.create_task(uvicorn.interrupt(0.01)))
+
+    def call() -> None:
+        caller.connect((server.host, server.port))
+        called.set()
+        later(turns)
+
+    def later(left: int) -> None:
+        # Ahead of the acceptance, which the loop's next look at its sockets brings, or so many turns after.
+        loop.call_soon(go if left == 0 else lambda: later(left - 1))
+
+    with caller:
+        caller.settimeout(30)
+        try:
+            loop.call_soon_threadsafe(call)
+            assert called.wait(30)
+            with suppress(ConnectionResetError):
+                assert caller.recv(1) == b""
+        finally:
+            server.stop()
+        assert going[0].done() and going[0].exception() is None
+    gc.collect()  # would tell of a connection that was left open
 
 
 # --- by a seed, and the control routes ----------------------------------------------------------------
