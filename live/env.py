@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -44,7 +43,7 @@ from live.intent import Intent
 from live.live_account import Beginning, LiveAccount, Meanwhile
 from live.order_desk import OrderDesk, Outcome
 from live.rehearsal import ClosesIn, Rehearsal, Rehearse
-from live.resume import Resume
+from live.resume import Resume, begin_account
 from live.triggers import TriggerDesk
 
 _NEAR = 0.002
@@ -52,8 +51,6 @@ _NEAR = 0.002
 
 _CONNECTIONS = 20
 """So many orders of a step can leave without waiting for a connection."""
-
-_log = logging.getLogger(__name__)
 
 UNREAD = -1
 """`pending_orders` of an account that could not be read back."""
@@ -153,7 +150,8 @@ class LiveEnv(TradingEnv):
 
         Raises:
             MarketDataError: the exchange has too few candles, or none left to play.
-            ConfigError: its clock is behind the step log: it is not the exchange that the log is about.
+            ConfigError: its clock is behind the step log, or a position is not what the log and the fills since make of
+                it: it is not the exchange that the log is about.
         """
         super().reset(seed=seed)
         self._snapshot = None
@@ -188,14 +186,7 @@ class LiveEnv(TradingEnv):
                     "the exchange has no candle left to play: the last one is decided on; start another exchange"
                 )
         boundary_ms = self._history.last_close_ms + 1
-        beginning = await self._account.begin(
-            boundary_ms,
-            logged=self._resume.logged_trades,
-            since_ms=self._resume.fills_since_ms,
-            transfers_since_ms=self._resume.transfers_until_ms,
-        )
-        for difference in self._resume.differences(self._quantities(), beginning.fills):
-            _log.warning("%s; going on from what the exchange holds", difference)
+        beginning = await begin_account(self._account, self.symbols, self._resume, boundary_ms)
         await self._desk.begin(self._history.last_close_ms)
         for index, symbol in enumerate(self.symbols):
             held = self._account.candles_held(symbol, boundary_ms, self._history.interval_ms)

@@ -32,10 +32,13 @@ class Beginning:
     Attributes:
         fills: in order of time.
         transfers_usdt: deposits less withdrawals.
+        around: `fills`, those about the last steps that have a row, and those of somebody else from just before the
+            run began by a clock that may be ahead.
     """
 
     fills: tuple[Fill, ...]
     transfers_usdt: Decimal
+    around: tuple[Fill, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,8 @@ class LiveAccount:
                 f"the account changed each of {_BEGIN_TRIES} times that its books were read: stop whatever else "
                 "trades on it, then start again"
             )
-        unlogged = []
+        unlogged: list[Fill] = []
+        around: list[Fill] = []
         for symbol, fills in zip(self._symbols, histories, strict=True):
             self._history[symbol] = fills
             if fills:
@@ -142,6 +146,7 @@ class LiveAccount:
                 # What follows a fill of the run is of it too, whosever it is and however it is dated.
                 later_fills = dropwhile(lambda fill: not self._belongs(fill, since_ms), fills)
                 unlogged += [fill for fill in later_fills if (symbol, fill.trade_id) not in logged]
+                around += dropwhile(lambda fill: fill.time_ms < since_ms - _CLOCK_MARGIN_MS, fills)
         later = []
         for payment in payments:
             self._funding_seen.add(_key(payment))
@@ -155,6 +160,7 @@ class LiveAccount:
         return Beginning(
             fills=tuple(sorted(unlogged, key=self._order_of)),
             transfers_usdt=sum((one.amount_usdt for one in missed), ZERO),
+            around=tuple(sorted(around, key=self._order_of)),
         )
 
     def _belongs(self, fill: Fill, since_ms: int) -> bool:

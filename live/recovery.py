@@ -16,6 +16,7 @@ from typing import Any
 
 from envs.account import ZERO, ActionType
 from envs.errors import ConfigError, StepLogError
+from envs.risk import RiskState
 from envs.step_log import COLUMNS, repair_torn_line
 
 try:
@@ -97,31 +98,62 @@ def run_lock(folder: Path, account: str) -> Iterator[None]:
 
 
 class TransferMark:
-    """Up to when deposits and withdrawals are counted in a run's peak equity, across restarts."""
+    """Up to when deposits and withdrawals are counted in a run's risk state, across restarts.
+
+    The risk state is another file, and a process may die between the two. So a new mark is written first, with the one
+    before it and with the initial equity of the state that follows: that moves by what was paid in or out, and so
+    tells which of the two marks the state on disk has.
+    """
 
     def __init__(self, folder: Path, account: str) -> None:
         self.path = folder / f"transfers_{account}.json"
+        self._counted_ms: int | None = None
+        self._next_ms: int | None = None
 
-    def load(self) -> int | None:
+    def load(self, state: RiskState) -> int | None:
         """UTC ms, or None for a run that never noted one.
+
+        Args:
+            state: as it is on disk.
 
         Raises:
             StepLogError: the file is damaged.
         """
         try:
+            values = json.loads(self.path.read_text(encoding="utf-8"))
             # Runs that knew of no transfer used to note a 0, which is as good as nothing.
-            return int(json.loads(self.path.read_text(encoding="utf-8"))["counted_until_ms"]) or None
+            self._counted_ms = int(values["counted_until_ms"]) or None
+            belongs_to = values.get("initial_equity_usdt")
+            if belongs_to is not None and Decimal(belongs_to) != state.initial_equity_usdt:
+                before_ms = values["before_ms"]
+                self._counted_ms = None if before_ms is None else int(before_ms)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, InvalidOperation) as error:
             raise StepLogError(
                 f"{self.path} is damaged ({error}): it says which deposits are counted already; delete it to count "
                 "none of those before now"
             ) from error
+        return self._counted_ms
 
-    def save(self, until_ms: int) -> None:
-        """Note the time of the newest transfer that is counted."""
-        write_json(self.path, {"counted_until_ms": until_ms})
+    def note(self, until_ms: int) -> None:
+        """The next state counts transfers up to here."""
+        self._next_ms = until_ms
+
+    def save_for(self, state: RiskState) -> None:
+        """Write what was noted, before the state that counts it is saved."""
+        if self._next_ms is None or self._next_ms == self._counted_ms:
+            return
+        values = {
+            "counted_until_ms": self._next_ms,
+            "before_ms": self._counted_ms,
+            "initial_equity_usdt": str(state.initial_equity_usdt),
+        }
+        write_json(self.path, values)
+
+    def saved(self) -> None:
+        """The state that counts what was noted is on disk."""
+        self._counted_ms, self._next_ms = self._next_ms or self._counted_ms, None
 
 
 @dataclass(frozen=True, slots=True)

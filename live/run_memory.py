@@ -34,6 +34,26 @@ class _FreshStore:
         """An account that ends with the session needs none."""
 
 
+class _CountingStore:
+    """The risk store of a run that goes on: what a state counts of deposits and withdrawals is noted with it."""
+
+    def __init__(self, store: FileRiskStore, transfers: TransferMark) -> None:
+        self._store = store
+        self._transfers = transfers
+
+    def load(self) -> RiskState | None:
+        return self._store.load()
+
+    def save(self, state: RiskState) -> None:
+        self._transfers.save_for(state)
+        self._store.save(state)
+        self._transfers.saved()
+
+    def note(self, state: RiskState) -> None:
+        """A state that counts a new transfer is saved, never only noted."""
+        self._store.note(state)
+
+
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """Where the run stands.
@@ -58,6 +78,8 @@ class RunMemory:
         fresh: the account is new with this session, so that nothing earlier is about it.
         acknowledge: the user has looked at what an emergency left.
         notice: tells the user something.
+        positions_add_up: the account is the exchange's own, which nothing but fills may change: a position that they
+            do not explain is refused, unless the user has looked.
     """
 
     def __init__(
@@ -68,12 +90,14 @@ class RunMemory:
         fresh: bool,
         acknowledge: bool,
         notice: Callable[[str], None],
+        positions_add_up: bool = False,
     ) -> None:
         self.folder = folder
         self._key = account_key
         self._fresh = fresh
         self._acknowledge = acknowledge
         self._notice = notice
+        self._positions_add_up = positions_add_up
         self._file = FileRiskStore(folder / f"risk_{account_key}.json")
         self._transfers = None if fresh else TransferMark(folder, account_key)
         self._intents = None if fresh else IntentFile(folder, account_key)
@@ -81,12 +105,14 @@ class RunMemory:
     @property
     def store(self) -> RiskStore:
         """The risk state, for the risk layer."""
-        return _FreshStore(self._file) if self._fresh else self._file
+        if self._transfers is None:
+            return _FreshStore(self._file)
+        return _CountingStore(self._file, self._transfers)
 
-    def save_transfers(self, until_ms: int) -> None:
-        """Note up to when deposits and withdrawals are counted."""
+    def note_transfers(self, until_ms: int) -> None:
+        """The next risk state counts deposits and withdrawals up to here."""
         if self._transfers is not None:
-            self._transfers.save(until_ms)
+            self._transfers.note(until_ms)
 
     def save_intents(self, intents: Mapping[str, Intent]) -> None:
         """Note which stops and take-profits the last decisions named."""
@@ -123,16 +149,18 @@ class RunMemory:
         state = self.store.load()
         if state is None and logged.last_row_close_ms:
             self._check_state_may_be_missing(logged)
-        transfers = self._transfers if state is not None else None
         resume = Resume(
             last_row_close_ms=logged.last_row_close_ms,
             fills_since_ms=logged.fills_since_ms,
             logged_trades=logged.trades,
             positions=logged.positions,
-            transfers_until_ms=None if transfers is None else transfers.load(),
+            transfers_until_ms=None
+            if state is None or self._transfers is None
+            else self._transfers.load(state),
             peak_equity_usdt=None if state is None else state.peak_equity_usdt,
             max_drawdown_fraction=ZERO if state is None else state.max_drawdown_fraction,
             intents={} if self._intents is None else self._intents.load(),
+            refuses_differences=self._positions_add_up and not self._acknowledge,
         )
         return Remembered(logged, state, resume)
 

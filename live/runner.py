@@ -102,6 +102,8 @@ def run_live(options: LiveOptions, console: LiveConsole) -> LiveResult:
             fresh=session.fresh,
             acknowledge=options.acknowledge_emergency,
             notice=console.notice,
+            # With a database the ledger is compared with the exchange, and the position is that of the ledger.
+            positions_add_up=options.db is None,
         )
         memory.check_halt()
         # A new account of its own is nobody else's.

@@ -112,7 +112,7 @@ def open_stack(
         agent=agent,
         resume=remembered.resume,
         request_candle=request_candle,
-        on_transfers=memory.save_transfers,
+        on_transfers=memory.note_transfers,
         on_intents=memory.save_intents,
         closes_in_s=closes_in_s,
     )

@@ -17,7 +17,7 @@ from support import START_MS, market_of
 
 from agents.base import AgentSetup
 from agents.run import Ending
-from envs.account import Side
+from envs.account import Fill, Side
 from envs.errors import (
     ConfigError,
     ExchangeError,
@@ -31,6 +31,7 @@ from envs.observation import ObservationSpec
 from envs.risk import FileRiskStore, RiskLimits
 from envs.settings import EnvConfig
 from envs.step_log import COLUMNS, CsvAppender
+from live import recovery, resume
 from live.candle_feed import CandleFeed
 from live.console import LiveConsole
 from live.exchange.base import RetryPolicy
@@ -94,7 +95,7 @@ def session(
     return run_live(choice, LiveConsole(quiet=True, out=io.StringIO()))
 
 
-def kill(patch: pytest.MonkeyPatch, owner: type, name: str, *, call: int = 1, after: bool = False) -> None:
+def kill(patch: pytest.MonkeyPatch, owner: Any, name: str, *, call: int = 1, after: bool = False) -> None:
     """End the process at the `call`th call of a method, before it or after it; nothing is written any more."""
     count = [0]
     original = getattr(owner, name)
@@ -284,6 +285,38 @@ def test_a_withdrawal_while_the_run_is_down_is_no_loss(server: PaperServer, tmp_
     assert Decimal(rows[-1]["balance"]) == Decimal(5_995)
     assert Decimal(rows[-1]["pnl_total"]) == Decimal(-5)
     assert float(rows[-1]["drawdown"]) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "after"),
+    [
+        (recovery, "write_json", 2, False),  # the first is the session's own file
+        (FileRiskStore, "save", 1, False),
+        (FileRiskStore, "save", 1, True),
+    ],
+)
+def test_a_transfer_counts_once_wherever_the_process_dies(
+    server: PaperServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    call: int,
+    after: bool,
+) -> None:
+    limits = RiskLimits(max_drawdown_fraction=0.1)
+    session(server, tmp_path, [0.2], limits=limits)
+    account(server).book_income("TRANSFER", Decimal(-4_000), "", server.exchange.now_ms)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill(patch, owner, name, call=call, after=after)
+        session(server, tmp_path, [0.2], limits=limits)
+    for _ in range(2):
+        assert session(server, tmp_path, [0.2], limits=limits).exit_code == 0
+    state = FileRiskStore(next(tmp_path.glob("risk_*.json"))).load()
+    assert state is not None
+    assert state.initial_equity_usdt == 6_000
+    # The fee of 5 USDT is the same part of what was there before it moved.
+    assert float(state.peak_equity_usdt) == pytest.approx(5_995 * 10_000 / 9_995)
 
 
 def test_a_deposit_counts_once_however_often_the_run_starts(server: PaperServer, tmp_path: Path) -> None:
@@ -685,13 +718,48 @@ def test_the_key_of_another_account_is_refused(tmp_path: Path) -> None:
         assert not server.exchange.engine.accounts["other"].orders
 
 
-def test_a_position_that_no_fill_explains_is_told_and_taken_over(
-    server: PaperServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_position_that_no_fill_explains_is_refused_and_taken_over_on_request(
+    server: PaperServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(resume, "_FILLS_LATE_S", (0.0,))
     session(server, tmp_path, [0.2], [0.2])
-    assert not caplog.records
     account(server).position("BTCUSDT").quantity = Decimal("0.5")
+    told = "BTCUSDT: the step log ends with 0.2, fills since make 0.2, the exchange holds 0.5"
+    before = len(account(server).orders)
+    with pytest.raises(ConfigError, match=f"{told}: no fill explains .* --acknowledge-emergency"):
+        session(server, tmp_path, [0.3])
+    assert len(account(server).orders) == before
+    assert not caplog.records
     with caplog.at_level("WARNING"):
-        session(server, tmp_path, [0.5])
-    assert "BTCUSDT: the step log ends with 0.2, fills since make 0.2, the exchange holds 0.5" in caplog.text
+        session(server, tmp_path, [0.5], acknowledge_emergency=True)
+    assert told in caplog.text
     assert rows_of(tmp_path)[-2]["action_type"] == "hold"
+    assert session(server, tmp_path, [0.5]).exit_code == 0, "from then on it is the run's"
+
+
+def test_a_fill_that_is_listed_late_explains_its_position(
+    server: PaperServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "_FILLS_LATE_S", (0.0,))
+    session(server, tmp_path, [0.2], [0.2])
+    by_hand(server, Side.BUY, "0.1")
+    read, asked = BinanceExchange.fills, []
+
+    async def late(self: BinanceExchange, symbol: str, **since: Any) -> list[Fill]:
+        asked.append(symbol)
+        fills = await read(self, symbol, **since)
+        return fills[:-1] if len(asked) == 1 else fills
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BinanceExchange, "fills", late)
+        session(server, tmp_path, [0.3])
+    assert len(asked) > 1
+    assert check(server, tmp_path)[-3]["action_type"] == "increase_long"
+
+
+def test_a_first_start_takes_over_what_it_finds(server: PaperServer, tmp_path: Path) -> None:
+    by_hand(server, Side.SELL, "0.1")
+    server.advance(1)
+    session(server, tmp_path, [-0.1])
+    session(server, tmp_path, [-0.1])
+    assert [row["action_type"] for row in rows_of(tmp_path)] == ["hold", "end"] * 2
