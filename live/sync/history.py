@@ -21,6 +21,8 @@ FILLS = "fills"
 BOOKINGS = "bookings"
 SETTLEMENTS = "settlements"
 _LISTED_AFTER_MS = 5 * MINUTE_MS
+_ASKED_AGAIN_MS = 5_000
+"""The exchange takes few questions for funding rates (Binance: 500 in 5 minutes, over all contracts)."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,8 @@ class HistoryReader:
         self._account = account
         self._settings = settings
         self.booked_until_ms = 0
+        # By symbol: up to which hour its settlements were last asked for, and when.
+        self._asked_ms: dict[str, tuple[int, int]] = {}
 
     async def cursor(self, stream: str, symbol: str = "") -> Cursor | None:
         """How far a stream has been read."""
@@ -156,6 +160,8 @@ class HistoryReader:
 
         Where opposite positions of two accounts leave no net, the exchange books nothing though one owes the other.
         A row with the amount 0 lets the ledger share it out; where the net was not zero it changes nothing.
+
+        One that may be due is asked for at growing distances: eight times in an hour, however often one syncs.
         """
         cursor = await self.cursor(SETTLEMENTS, symbol)
         until_ms = (
@@ -168,7 +174,7 @@ class HistoryReader:
             since_ms = max(first_ms, now_ms - self._settings.reach_ms)
         else:
             since_ms = cursor.time_ms
-        if until_ms <= since_ms:
+        if until_ms <= since_ms or not self._asks_again(symbol, until_ms, now_ms):
             return
         rows = []
         for rate in await self._exchange.funding_rates(symbol, since_ms, now_ms):
@@ -197,6 +203,15 @@ class HistoryReader:
         moved = Cursor(self._account, SETTLEMENTS, max(since_ms, reached_ms), "", symbol)
         counted = await self._writer.bookings(rows, [], moved)
         found.income += counted[0]
+        self._asked_ms[symbol] = until_ms, now_ms
+
+    def _asks_again(self, symbol: str, until_ms: int, now_ms: int) -> bool:
+        """Whether as much time has passed since the last question as had passed then since the hour."""
+        hour_ms, asked_ms = self._asked_ms.get(symbol, (0, 0))
+        if hour_ms != until_ms or now_ms < asked_ms:
+            return True
+        pause_ms = max(_ASKED_AGAIN_MS, asked_ms - until_ms)
+        return now_ms - asked_ms >= pause_ms or now_ms - until_ms > _LISTED_AFTER_MS
 
     def _first_fill_ms(self, symbol: str) -> int | None:
         statement = (
