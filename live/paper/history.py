@@ -13,8 +13,8 @@ import numpy as np
 
 from envs.candles import CandleSet
 from envs.market import Market
-from envs.time_grid import INTERVALS_MS, grid_offset_ms
 from live.paper.errors import refusal
+from live.paper.kline_grid import KlineGrid
 from live.paper.money import exact, plain
 from live.paper.play import Candle
 
@@ -145,22 +145,14 @@ class MarketHistory:
                 latest = int(series.time_ms[place])
         return latest
 
-    def interval_ms(self, interval: str) -> int:
-        """Length of a kline interval that can be served: the market's own or a multiple. Else -1120."""
-        length = INTERVALS_MS.get(interval)
-        if length is None or length % self.market.interval_ms:
-            raise refusal(-1120)
-        return length
-
     def bar(
-        self, symbol: str, interval_ms: int, open_time_ms: int, closed: int, forming: Forming | None
+        self, symbol: str, open_time_ms: int, end_ms: int, closed: int, forming: Forming | None
     ) -> Bar | None:
-        """The candle of an interval that begins at a time, as far as it is known; None when nothing is."""
+        """The candle from a time to the opening of the next one, as far as it is known; None when nothing is."""
         market = self.market
         column = market.symbols.index(symbol)
         first = int(np.searchsorted(market.open_time_ms, open_time_ms))
-        last = min(closed, int(np.searchsorted(market.open_time_ms, open_time_ms + interval_ms)))
-        end_ms = open_time_ms + interval_ms
+        last = min(closed, int(np.searchsorted(market.open_time_ms, end_ms)))
         live = forming if forming and open_time_ms <= forming.open_time_ms < end_ms else None
         if first >= last:
             if live is None:
@@ -189,23 +181,14 @@ class MarketHistory:
     ) -> list[Bar]:
         """Candles with start <= open time <= end, ascending, the forming one last.
 
-        With a start the first `limit` of them, without one the last `limit`.
+        With a start the first `limit` of them, without one the last `limit`. An interval that the market's own does
+        not make up is refused with -1120.
         """
-        length = self.interval_ms(interval)
-        offset = grid_offset_ms(length)
-        begin = self.open_time_ms(0)
-        oldest = begin + (offset - begin) % length
+        grid = _grid(interval, self.market.interval_ms)
         known_ms = forming.open_time_ms if forming else self.open_time_ms(closed) - 1
-        newest = known_ms - (known_ms - offset) % length
-        first = oldest if start_ms is None else max(oldest, start_ms + (offset - start_ms) % length)
-        last = newest if end_ms is None else min(newest, end_ms - (end_ms - offset) % length)
-        if start_ms is None:
-            first = max(first, last - (limit - 1) * length)
-        else:
-            last = min(last, first + (limit - 1) * length)
-        found = (
-            self.bar(symbol, length, time_ms, closed, forming) for time_ms in range(first, last + 1, length)
-        )
+        oldest_ms, newest_ms = grid.ceil(self.open_time_ms(0)), grid.floor(known_ms)
+        chosen = grid.select(oldest_ms, newest_ms, start_ms=start_ms, end_ms=end_ms, limit=limit)
+        found = (self.bar(symbol, time_ms, grid.shift(time_ms, 1), closed, forming) for time_ms in chosen)
         return [bar for bar in found if bar is not None]
 
     def mark_bars(
@@ -213,21 +196,15 @@ class MarketHistory:
     ) -> list[Bar]:
         """Mark-price candles from the mark series; in its own interval the open one too, as its open price."""
         marks = self.marks[symbol]
-        length = INTERVALS_MS.get(interval)
-        if length is None or length % marks.interval_ms:
-            raise refusal(-1120)
-        series = marks.resample(interval)
-        closed = int(np.searchsorted(series.close_time_ms, now_ms))
-        known = closed
-        if length == marks.interval_ms and closed < len(series) and series.open_time_ms[closed] <= now_ms:
-            known += 1
-        first = 0 if start_ms is None else int(np.searchsorted(series.open_time_ms, start_ms))
-        last = known
-        if end_ms is not None:
-            last = min(known, int(np.searchsorted(series.open_time_ms, end_ms, side="right")))
-        if start_ms is None:
-            first = max(0, last - limit)
-        return [_mark_bar(series, row, closed) for row in range(first, min(last, first + limit))]
+        grid = _grid(interval, marks.interval_ms)
+        last_ms = int(marks.open_time_ms[-1])
+        if grid.length_ms == marks.interval_ms:
+            newest_ms = min(grid.floor(now_ms), last_ms)
+        else:
+            newest_ms = grid.shift(grid.floor(min(now_ms, last_ms + marks.interval_ms)), -1)
+        oldest_ms = grid.ceil(int(marks.open_time_ms[0]))
+        chosen = grid.select(oldest_ms, newest_ms, start_ms=start_ms, end_ms=end_ms, limit=limit)
+        return [_mark_bar(marks, time_ms, grid.shift(time_ms, 1), now_ms) for time_ms in chosen]
 
     def mark_at(self, symbol: str, time_ms: int) -> float:
         """The mark of a settlement: the mark candle that begins then, else the open of the last candle's."""
@@ -252,16 +229,24 @@ class MarketHistory:
         return {symbol: exact(value) for symbol, value in zip(self.market.symbols, row, strict=True) if value}
 
 
-def _mark_bar(series: CandleSet, row: int, closed: int) -> Bar:
+def _grid(interval: str, native_ms: int) -> KlineGrid:
+    grid = KlineGrid.of(interval, native_ms)
+    if grid is None:
+        raise refusal(-1120)
+    return grid
+
+
+def _mark_bar(marks: CandleSet, open_time_ms: int, end_ms: int, now_ms: int) -> Bar:
     """One mark-price candle; the one that is not closed yet is known by its open only."""
-    begin = float(series.open[row])
-    is_open = row >= closed
+    part = slice(*np.searchsorted(marks.open_time_ms, (open_time_ms, end_ms)))
+    begin = float(marks.open[part][0])
+    is_open = end_ms > now_ms
     return Bar(
-        open_time_ms=int(series.open_time_ms[row]),
-        close_time_ms=int(series.close_time_ms[row]),
+        open_time_ms=open_time_ms,
+        close_time_ms=end_ms - 1,
         open=begin,
-        high=begin if is_open else float(series.high[row]),
-        low=begin if is_open else float(series.low[row]),
-        close=begin if is_open else float(series.close[row]),
+        high=begin if is_open else float(marks.high[part].max()),
+        low=begin if is_open else float(marks.low[part].min()),
+        close=begin if is_open else float(marks.close[part][-1]),
         volume=0.0,
     )

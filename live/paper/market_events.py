@@ -6,9 +6,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from envs.instruments import Instrument
-from envs.time_grid import INTERVALS_MS, grid_offset_ms
 from live.paper.events import Event
 from live.paper.history import Bar, number_text
+from live.paper.kline_grid import KlineGrid
 from live.paper.money import amount_text, plain
 
 if TYPE_CHECKING:
@@ -21,11 +21,10 @@ BOOK_QUANTITY = Decimal(100)
 def publish_closed(exchange: PaperExchange, symbol: str, open_time_ms: int) -> None:
     """Send the closed candle (x = true), and longer intervals that end with it."""
     end_ms = open_time_ms + exchange.feed.market.interval_ms
-    for stream, interval, continuous in _kline_streams(exchange, symbol):
-        length = INTERVALS_MS[interval]
-        if (end_ms - grid_offset_ms(length)) % length:
+    for stream, interval, grid, continuous in _kline_streams(exchange, symbol):
+        if grid.floor(end_ms) != end_ms:
             continue
-        bar = exchange.history.bar(symbol, length, end_ms - length, exchange.index, None)
+        bar = exchange.history.bar(symbol, grid.shift(end_ms, -1), end_ms, exchange.index, None)
         if bar is not None:
             event = kline(symbol, interval, bar, end_ms - 1, closed=True, continuous=continuous)
             exchange.hub.send(stream, event)
@@ -36,10 +35,9 @@ def publish_tick(exchange: PaperExchange, symbol: str) -> None:
     now_ms = exchange.engine.clock_ms
     forming = exchange.forming.get(symbol)
     if forming is not None and not exchange.lock_step:
-        for stream, interval, continuous in _kline_streams(exchange, symbol):
-            length = INTERVALS_MS[interval]
-            begin = now_ms - (now_ms - grid_offset_ms(length)) % length
-            bar = exchange.history.bar(symbol, length, begin, exchange.index, forming)
+        for stream, interval, grid, continuous in _kline_streams(exchange, symbol):
+            begin_ms = grid.floor(now_ms)
+            bar = exchange.history.bar(symbol, begin_ms, grid.shift(begin_ms, 1), exchange.index, forming)
             if bar is not None:
                 event = kline(symbol, interval, bar, now_ms, closed=False, continuous=continuous)
                 exchange.hub.send(stream, event)
@@ -122,8 +120,8 @@ def book_sides(exchange: PaperExchange, symbol: str) -> Event:
     }
 
 
-def _kline_streams(exchange: PaperExchange, symbol: str) -> list[tuple[str, str, bool]]:
-    """Kline streams of a symbol that somebody hears and the feed can serve: (name, interval, continuous)."""
+def _kline_streams(exchange: PaperExchange, symbol: str) -> list[tuple[str, str, KlineGrid, bool]]:
+    """Kline streams of a symbol that somebody hears and the feed can serve: (name, interval, grid, continuous)."""
     found = []
     native = exchange.feed.market.interval_ms
     for prefix, continuous in (
@@ -133,7 +131,7 @@ def _kline_streams(exchange: PaperExchange, symbol: str) -> list[tuple[str, str,
         for name in exchange.hub.names():
             if name.startswith(prefix):
                 interval = name[len(prefix) :]
-                length = INTERVALS_MS.get(interval)
-                if length is not None and length % native == 0:
-                    found.append((name, interval, continuous))
+                grid = KlineGrid.of(interval, native)
+                if grid is not None:
+                    found.append((name, interval, grid, continuous))
     return found

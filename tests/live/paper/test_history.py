@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from envs.candles import from_columns
 from live.paper.errors import ApiError
 from live.paper.history import Forming, MarketHistory, number_text
+from live.paper.kline_grid import KlineGrid
 
 HOUR_MS = 3_600_000
 START_MS = 1_704_067_200_000
@@ -75,11 +77,69 @@ def test_longer_intervals_are_built_from_the_candles(history: MarketHistory) -> 
     assert rows[1][1:6] == ["108.0", "120.0", "107.0", "120.0", "12.0"]
 
 
-@pytest.mark.parametrize("interval", ["1s", "30m", "7h", "1M", ""])
+def days(market, count: int, start: datetime) -> MarketHistory:
+    """Daily candles from a day on: number i opens at 100 + i, ranges one up and one down, closes at 101 + i."""
+    rows = [(100.0 + i, 102.0 + i, 99.0 + i, 101.0 + i) for i in range(count)]
+    start_ms = int(start.timestamp()) * 1000
+    columns = {
+        "open_time": [start_ms + i * 24 * HOUR_MS for i in range(count)],
+        **{name: [row[place] for row in rows] for place, name in enumerate(("open", "high", "low", "close"))},
+    }
+    marks = from_columns(columns, symbol="BTCUSDT", interval="1d")
+    return MarketHistory(market({"BTCUSDT": rows}, interval="1d", start_ms=start_ms), {"BTCUSDT": marks})
+
+
+def test_months_begin_on_the_first(market) -> None:
+    # From the 20th of December: January, February (leap), March and April, of which five days are closed.
+    history = days(market, 130, datetime(2023, 12, 20, tzinfo=UTC))
+    closed = 12 + 31 + 29 + 31 + 5
+    forming = Forming.at(history.open_time_ms(closed), 300.0)
+
+    def listed(**wanted: Any) -> list[list[Any]]:
+        asked: dict[str, Any] = {"start_ms": None, "end_ms": None, "limit": 500, **wanted}
+        bars = history.bars("BTCUSDT", "1M", closed=closed, forming=forming, **asked)
+        opened = [datetime.fromtimestamp(bar.open_time_ms / 1000, UTC) for bar in bars]
+        assert all(time.day == 1 and time.hour == 0 for time in opened)
+        return [[time.month, *bar.row()[1:6]] for time, bar in zip(opened, bars, strict=True)]
+
+    january = [1, "112.0", "144.0", "111.0", "143.0", "310.0"]
+    february = [2, "143.0", "173.0", "142.0", "172.0", "290.0"]
+    march = [3, "172.0", "204.0", "171.0", "203.0", "310.0"]
+    april = [4, "203.0", "300.0", "202.0", "300.0", "50.0"]
+    assert listed() == [january, february, march, april]
+    assert listed(limit=2) == [march, april]
+    after_new_year_ms = int(datetime(2024, 1, 1, 0, 0, 1, tzinfo=UTC).timestamp()) * 1000
+    assert listed(start_ms=after_new_year_ms, limit=2) == [february, march]
+    assert listed(end_ms=after_new_year_ms) == [january]
+    assert listed(start_ms=0, end_ms=10**30) == [january, february, march, april]
+    assert listed(start_ms=10**30) == listed(end_ms=0) == listed(end_ms=-(10**30)) == []
+    bars = history.bars("BTCUSDT", "1M", start_ms=0, end_ms=None, limit=2, closed=closed, forming=forming)
+    assert bars[0].close_time_ms + 1 == bars[1].open_time_ms
+    # Of marks, only what is closed.
+    marks = history.mark_bars(
+        "BTCUSDT", "1M", start_ms=None, end_ms=None, limit=2, now_ms=history.open_time_ms(closed)
+    )
+    assert [bar.row()[1:5] for bar in marks] == [february[1:5], march[1:5]]
+
+
+def test_marks_that_fill_no_longer_candle_are_an_empty_list(market) -> None:
+    history = days(market, 5, datetime(2024, 1, 3, tzinfo=UTC))
+    for interval in ("1w", "1M"):
+        bars = history.mark_bars(
+            "BTCUSDT", interval, start_ms=None, end_ms=None, limit=9, now_ms=history.open_time_ms(5)
+        )
+        assert bars == []
+
+
+@pytest.mark.parametrize("interval", ["1s", "30m", "7h", "1y", "2M", ""])
 def test_intervals_that_cannot_be_served(history: MarketHistory, interval: str) -> None:
     with pytest.raises(ApiError) as refused:
         opens(history, interval)
     assert refused.value.code == -1120
+
+
+def test_weeks_do_not_make_up_months() -> None:
+    assert KlineGrid.of("1M", 7 * 24 * HOUR_MS) is None
 
 
 def test_mark_candles_show_the_open_one_by_its_open(market) -> None:

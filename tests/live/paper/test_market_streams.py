@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from live.paper.account import PaperAccount
 from live.paper.exchange import PaperExchange
 from live.paper.feeds import ReplayFeed
 from live.paper.market_streams import day
@@ -254,3 +255,25 @@ async def test_pings_and_a_client_that_does_not_answer(market) -> None:
             reading.cancel()
     finally:
         await asyncio.to_thread(server.stop)
+
+
+async def test_a_month_is_sent_when_it_ends(market) -> None:
+    day_ms, start_ms = 24 * HOUR_MS, 1_706_745_600_000  # the first of February 2024
+    rows = [(100.0 + i, 102.0 + i, 99.0 + i, 101.0 + i) for i in range(40)]
+    feed = market({"BTCUSDT": rows}, interval="1d", start_ms=start_ms)
+    with PaperServer.start(ReplayFeed(feed, 27), (PaperAccount("alice", "alice"),)) as server:
+        async with paper_client(server) as alice:
+            streams = "btcusdt@kline_1M/btcusdt_perpetual@continuousKline_1M/btcusdt@kline_1d"
+            heard_streams = await heard(alice, f"stream?streams={streams}", 5, candles=3)
+            months = [one["data"]["k"] for one in heard_streams if one["data"]["k"]["i"] == "1M"]
+            assert len(months) == 2
+            for month in months:
+                assert (month["t"], month["T"] + 1) == (start_ms, start_ms + 29 * day_ms)
+                shown = [month[name] for name in ("o", "h", "l", "c", "v", "x")]
+                assert shown == ["100.0", "130.0", "99.0", "129.0", "290.0", True]
+            asked = {"symbol": "BTCUSDT", "interval": "1M"}
+            rows_listed = (await alice.public("/fapi/v1/klines", **asked)).body
+            assert [row[0] for row in rows_listed] == [start_ms, start_ms + 29 * day_ms]
+            assert rows_listed[0][:7] == [*[months[0][n] for n in ("t", "o", "h", "l", "c", "v", "T")]]
+            reply = await alice.public("/fapi/v1/klines", symbol="BTCUSDT", interval="1y")
+            assert (reply.status, reply.body["code"]) == (400, -1120)
