@@ -104,7 +104,8 @@ def check_no_gap(open_time_ms: Times, interval_ms: int, label: str) -> None:
     raise CandleError(
         f"{label}: row {row}: gap before {format_time(open_time_ms[row])}: {missing} "
         f"candle{'s' if missing > 1 else ''} missing, {span}{rest}; fetch them, or fill with the previous "
-        f"close and zero volume by fill_gaps=True (--fill-gaps)",
+        f"close and zero volume by fill_gaps=True (fill_gaps: true in the section market of a backtest's config, "
+        f"data of a training's)",
         row=row,
     )
 

@@ -324,7 +324,8 @@ def load_candles(
     symbol = symbol or stated_symbol or (named["symbol"] if named else None)
     if symbol is None:
         raise CandleError(
-            f"{path}: neither the file nor its name says the symbol; give it, as symbol='BTCUSDT'"
+            f"{path}: neither the file nor its name says the symbol; give it, as --symbol BTCUSDT "
+            f"(symbol='BTCUSDT'), or name the file as BTCUSDT_1h{path.suffix}"
         )
     origin = "given"
     if interval is None:

@@ -117,7 +117,8 @@ def load_funding(path: Path | str, symbol: str | None = None) -> FundingSeries:
     symbol = symbol or stated or (named["symbol"] if named else None)
     if symbol is None:
         raise CandleError(
-            f"{path}: neither the file nor its name says the symbol; give it, as symbol='BTCUSDT'"
+            f"{path}: neither the file nor its name says the symbol; give it, as --symbol BTCUSDT "
+            f"(symbol='BTCUSDT'), or name the file as BTCUSDT_funding{path.suffix}"
         )
     times = as_times_ms(table.columns["funding_time"], "funding_time", path.name)
     return FundingSeries(

@@ -30,6 +30,7 @@ from envs.planning import Planner, check_action
 from envs.scaler import FeatureScaler, identity_scaler
 from envs.settings import EnvConfig
 from envs.synthetic import synthetic_market
+from envs.time_grid import format_time
 from envs.view import RecentCandles
 
 _FLOAT32 = np.dtype(np.float32)
@@ -153,16 +154,20 @@ class FuturesEnv(TradingEnv):
         times = self.market.open_time_ms
         first = warmup + self.config.window_size - 1
         start_ms, end_ms = parse_time_ms(start), parse_time_ms(end)
+        if start_ms is not None and end_ms is not None and start_ms >= end_ms:
+            raise ConfigError(f"start {format_time(start_ms)} is not before end {format_time(end_ms)}")
         if start_ms is not None:
             first = max(first, int(np.searchsorted(times, start_ms)))
         last = len(times) - 1
         if end_ms is not None:
             last = min(last, int(np.searchsorted(times, end_ms)) - 1)
         if last - first < 1:
+            begin = "the first" if start_ms is None else format_time(start_ms)
+            stop = "the last" if end_ms is None else f"before {format_time(end_ms)}"
             raise CandleError(
-                f"the span holds no step: {len(times)} candles, {warmup} needed to warm the features up and "
-                f"{self.config.window_size} for the window, start {start}, end {end}; give more candles or a "
-                "shorter window"
+                f"the span holds no step: asked for {begin} to {stop}; {len(times)} candles from "
+                f"{format_time(times[0])} to {format_time(times[-1])}, {warmup} needed to warm the features up and "
+                f"{self.config.window_size} for the window; give another start or end, more candles or a shorter window"
             )
         self.first_index = first
         self.last_index = last

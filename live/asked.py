@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.catalog import (
     ACTIONS_PREFIX,
+    SECTIONS,
     find_training_run,
     is_llm,
     is_training_run,
@@ -145,6 +147,7 @@ def live_options(
         raise ConfigError("--funding and --mark belong to --candles; give those too")
     paper = asked.paper
     sections, connection = asked.read_config()
+    _check_sections(sections, asked.config)
     if asked.max_drawdown is not None:
         given = sections.get("risk") or {}
         if not isinstance(given, Mapping):
@@ -164,7 +167,9 @@ def live_options(
         name = "actions" if spec.startswith(ACTIONS_PREFIX) else llm_file(spec).stem if is_llm(spec) else spec
         folder = Path("runs") / "live" / name
         if paper.candles and (not symbols or interval_ms is None):
-            loaded = [load_candles(path) for path in paper.candles]
+            # A file that does not say its symbol can only be the one that was asked for.
+            single = symbols[0] if len(symbols) == len(paper.candles) == 1 else None
+            loaded = [load_candles(path, symbol=single) for path in paper.candles]
             symbols = symbols or tuple(one.symbol for one in loaded)
             interval_ms = interval_ms or loaded[0].interval_ms
         named_symbols, named_interval = meant_for(spec) or (("BTCUSDT",), "1h")
@@ -180,6 +185,15 @@ def live_options(
         flat_on_exit=flat_on_exit,
         **asked.session(folder, paper, connection),
     )
+
+
+def _check_sections(sections: Mapping[str, Any], path: Path | None) -> None:
+    known = (*SECTIONS, "connection")
+    for name in sections:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{path}: unknown section {name!r}.{hint} Sections: {', '.join(known)}")
 
 
 def _paper_of_run(paper: PaperOptions, metadata: RunMetadata, *, given: bool) -> PaperOptions:

@@ -112,8 +112,8 @@ def live(
     """Run an agent, one step per closed candle.
 
     Without a choice of venue: the testnet when its credentials are set, else the embedded paper exchange.
-    Ctrl+C stops after the current step and leaves positions as they are. Exit codes: 0 done, 2 wrong input,
-    3 emergency, or not flat after --flatten.
+    Ctrl+C stops after the current step and leaves positions as they are. Exit codes: 0 done, 1 the
+    exchange or the database failed, 2 wrong input, 3 emergency, or not flat after --flatten.
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     console = LiveConsole(quiet=quiet)

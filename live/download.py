@@ -98,6 +98,12 @@ def main(
     except PerpgymError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        name = error.filename or out
+        print(
+            f"error: cannot write {name} ({error.strerror}); give another folder with --out", file=sys.stderr
+        )
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         raise typer.Exit(130) from None

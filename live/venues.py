@@ -162,7 +162,7 @@ def account_venue(choice: VenueChoice, paper: PaperOptions, environ: Mapping[str
         return AccountVenue(place, load_credentials(place, environ), _BINANCE_TEXTS[choice])
     if paper.url is None:
         raise ConfigError(
-            "an embedded paper exchange ends with its session, so there is nothing to close; give --paper-url URL, "
+            "an embedded paper exchange ends with its session, so there is no account left; give --paper-url URL, "
             "--testnet or --live"
         )
     place = _paper_place(paper.url)

@@ -77,7 +77,9 @@ def replay_feed(
                 f"start {start} leaves no candle before it as history; the candles begin at "
                 f"{format_time(market.open_time_ms[0])}"
             )
-    shown = (load_candles(path) for path in marks)
+    # As in load_market: a file that does not say its symbol can only be the one that was asked for.
+    single = market.symbols[0] if symbols is not None and len(symbols) == len(candles) == 1 else None
+    shown = (load_candles(path, symbol=single) for path in marks)
     return ReplayFeed(
         market, index, speed, {one.symbol: one for one in shown if one.symbol in market.symbols}
     )

@@ -244,5 +244,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.listen(128)  # from here on clients may connect; they wait for the loop to begin
     except OSError as problem:
         listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {problem}; give another port") from problem
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {problem}; give another host or port"
+        ) from problem
     return listener

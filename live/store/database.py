@@ -203,6 +203,8 @@ class Store:
             message += "; another process is writing to it: stop that, or wait"
         elif "unable to open" in message:
             message += "; check the path and its permissions"
+        elif "not a database" in message:
+            message += "; give the path of another file"
         elif isinstance(error, (exc.OperationalError, self._driver.OperationalError)) and not self.is_sqlite:
             message += "; check that the server runs and that user and password are right"
         return message

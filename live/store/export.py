@@ -43,7 +43,7 @@ def export(
         progress: called with table, rows written, rows in all.
 
     Raises:
-        ConfigError: an unknown format or table.
+        ConfigError: an unknown format or table, or a folder that cannot be made.
         StoreError: a file cannot be written.
     """
     if file_format not in FORMATS:
@@ -53,6 +53,12 @@ def export(
         raise ConfigError(
             f"table {unknown[0]!r} does not exist; there are {', '.join(sorted(schema.TABLES))}"
         )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {folder} ({error.strerror}); give another folder"
+        ) from error
     chosen = [table for table in schema.METADATA.sorted_tables if not tables or table.name in tables]
     written = []
     with store.read() as connection:
@@ -62,7 +68,6 @@ def export(
             temporary = path.with_name(path.name + ".tmp")
             rows = connection.execute(select(func.count()).select_from(table)).scalar_one()
             try:
-                folder.mkdir(parents=True, exist_ok=True)
                 batches = _batches(connection, table, names, partial(_report, progress, table.name, rows))
                 (_write_parquet if file_format == "parquet" else _write_csv)(temporary, table, batches)
                 with temporary.open("rb") as file:

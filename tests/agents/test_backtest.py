@@ -173,6 +173,14 @@ def test_nothing_is_overwritten(command: Command, tmp_path: Path) -> None:
         (("--agent", "flat", "--max-drawdown", "25"), "max_drawdown_fraction = 25.0"),
         (("--agent", "flat", "--start", "soon"), "cannot read 'soon' as a time"),
         (("--agent", "flat", "--start", "2031-01-01"), "the span holds no step"),
+        (
+            ("--agent", "flat", "--start", "2025-01-01", "--end", "2024-01-01"),
+            "start 2025-01-01 00:00 UTC is not before end 2024-01-01 00:00 UTC",
+        ),
+        (
+            ("--agent", "flat", "--start", "2031-01-01"),
+            "asked for 2031-01-01 00:00 UTC to the last; 5000 candles",
+        ),
         (("--agent", "train_X"), "unknown agent 'train_X'"),
         (("--agent", "flat", "--funding", "f.parquet"), "funding files without candle files"),
     ],

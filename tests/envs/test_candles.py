@@ -265,7 +265,7 @@ class TestRules:
         assert "row 3: gap before 2023-01-01 05:00 UTC: 2 candles missing" in text
         assert "2023-01-01 03:00 UTC to 2023-01-01 04:00 UTC" in text
         assert "2 gaps with 3 missing candles in all" in text
-        assert "fill_gaps=True (--fill-gaps)" in text
+        assert "fill_gaps=True (fill_gaps: true in the section market of a backtest's config" in text
 
     def test_gap_filled_when_asked(self) -> None:
         holed = frame(10).drop(index=[3, 4, 7])
@@ -402,7 +402,9 @@ class TestFiles:
     def test_what_is_asked_comes_before_the_name(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.csv"
         frame().to_csv(path, index=False)
-        with pytest.raises(CandleError, match="symbol='BTCUSDT'"):
+        with pytest.raises(
+            CandleError, match=r"--symbol BTCUSDT \(symbol='BTCUSDT'\), or name .* BTCUSDT_1h.csv"
+        ):
             load_candles(path)
         one = load_candles(path, symbol="ADAUSDT", start="2023-01-01T02:00", end="2023-01-01T04:00")
         assert (one.symbol, one.interval, len(one)) == ("ADAUSDT", "1h", 2)

@@ -14,6 +14,7 @@ from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from live_support import REPOSITORY, bare_environ, live, rows_of, start_live, wait_for
 from policy_run import make_run
@@ -166,7 +167,10 @@ MISTAKES = {
         ["--paper", "--agent", "flat", "--config", "{typo}"],
         ["max_drawdwn_", "max_drawdown_"],
     ),
-    "misspelt section": (["--paper", "--agent", "flat", "--config", "{section}"], ["riks", "risk"]),
+    "misspelt section": (
+        ["--paper", "--agent", "flat", "--config", "{section}"],
+        ["riks", "Did you mean 'risk'?", "connection"],
+    ),
     "section of another kind": (
         ["--paper", "--agent", "flat", "--config", "{listed}", "--max-drawdown", "0.1"],
         ["'risk'", "name: value"],
@@ -473,6 +477,22 @@ def test_two_symbols_from_two_files(tmp_path: Path, command: Command) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert [row["symbol"] for row in rows_of(tmp_path)] == ["BTCUSDT", "ETHUSDT"] * 4
+
+
+def test_files_that_do_not_say_their_symbol_take_the_one_that_is_given(
+    tmp_path: Path, command: Command
+) -> None:
+    market = synthetic_market(("BTCUSDT",), n=120, seed=1)
+    path = tmp_path / "mine.csv"
+    columns = ("open_time_ms", "open", "high", "low", "close", "volume")
+    held = {name.removesuffix("_ms"): getattr(market.candles[0], name) for name in columns}
+    pd.DataFrame(held).to_csv(path, index=False)
+    asked = ["--agent", "flat", "--paper", "--steps", "3", "--out", tmp_path, "--candles", path]
+    ended = command(*asked)
+    assert ended.returncode == 2 and "--symbol BTCUSDT" in ended.stderr
+    ended = command(*asked, "--mark", path, "--symbol", "ETHUSDT")
+    assert ended.returncode == 0, ended.stderr
+    assert [row["symbol"] for row in rows_of(tmp_path)] == ["ETHUSDT"] * 4
 
 
 def test_a_training_run_trades_by_its_policy(tmp_path: Path, command: Command) -> None:

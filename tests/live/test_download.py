@@ -254,6 +254,14 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert names(tmp_path) == []
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(server: PaperServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    result = run(server, tmp_path / "file", span=("2024-01-01", "2024-01-02"))
+    assert result.exit_code == 2
+    assert "error: cannot write" in result.stderr and "--out" in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_an_exchange_that_is_not_there_is_exit_code_1(tmp_path: Path) -> None:
     given = [
         "BTCUSDT",

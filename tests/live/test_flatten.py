@@ -183,8 +183,8 @@ def test_an_account_that_cannot_be_read_is_not_called_flat(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--paper"], "there is nothing to close; give --paper-url URL, --testnet or --live"),
-        ([], "there is nothing to close"),
+        (["--paper"], "there is no account left; give --paper-url URL, --testnet or --live"),
+        ([], "there is no account left"),
         (["--testnet"], "BINANCE_TESTNET_API_KEY"),
         (["--live"], "BINANCE_API_KEY"),
         (["--paper", "--live"], "exclude one another"),

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from envs.errors import CandleError
 from live.paper import __main__ as command
 from live.paper.__main__ import app, replay_feed
 from live.paper.account import PaperAccount
@@ -155,6 +156,18 @@ def test_an_exchange_with_two_accounts_follows_another(market) -> None:
         while get(f"{url}/paper/state")["index"] != 8:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_replaying_files_that_do_not_say_their_symbol(market, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    one = market({"BTCUSDT": [(100.0 + i, 101.0 + i, 99.0 + i, 100.0 + i) for i in range(48)]}).candles[0]
+    rows = zip(one.open_time_ms, one.open, one.high, one.low, one.close, one.volume, strict=True)
+    lines = [",".join(str(value) for value in row) for row in rows]
+    path.write_text("\n".join(["open_time,open,high,low,close,volume", *lines]))
+    feed = replay_feed([path], marks=[path], symbols=["ETHUSDT"])
+    assert feed.market.symbols == ("ETHUSDT",)
+    with pytest.raises(CandleError, match="--symbol BTCUSDT"):
+        replay_feed([path], marks=[path])
 
 
 def test_replaying_files(market, tmp_path: Path) -> None:

@@ -88,6 +88,19 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path: Path) -> None:
         assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_what_is_no_folder_and_what_is_no_database_is_one_line(tmp_path: Path) -> None:
+    path, file = str(tmp_path / "s.db"), tmp_path / "file.db"
+    assert run("upgrade", "--db", path).exit_code == 0
+    file.write_text("mine, and no database at all")
+    done = run("export", str(file), "--db", path)
+    assert done.exit_code == 2
+    assert "error: cannot make the folder" in done.stderr and "give another folder" in done.stderr
+    done = run("upgrade", "--db", str(file))
+    assert done.exit_code == 1
+    assert "file is not a database; give the path of another file" in done.stderr
+    assert file.read_text() == "mine, and no database at all"
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
