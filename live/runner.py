@@ -134,6 +134,7 @@ class _Session:
         self._step = 0
         self._equity: list[float] = []
         self._transfers_usdt = ZERO
+        self._funding_usdt = ZERO  # of the rows that are not kept
         self._ledger: RunLedger | None = None
 
     def run(self) -> LiveResult:
@@ -248,6 +249,9 @@ class _Session:
             self._console.step(self._step, plan, execution, risk.state)
             if self._ledger is not None:
                 self._ledger.step(execution, log.records[-1], risk.state)
+            # The file has the rows: a run of months would fill the memory.
+            self._funding_usdt += sum(record.funding for record in log.records[:-1])
+            del log.records[:-1]
             self._console.events(execution.events)
             self._step += 1
 
@@ -301,7 +305,7 @@ class _Session:
         if self._equity:
             # As in a backtest: from the equity at the reset, over each close, to what is left at the end.
             equity = [float(log.start_equity_usdt), *self._equity[:-1], self._equity_now(log)]
-            funding = float(sum(record.funding for record in log.records))
+            funding = float(self._funding_usdt + sum(record.funding for record in log.records))
             metrics = compute_metrics(equity, self._options.interval_ms, log.fills, funding_usdt=funding)
         self._console.summary(metrics, result.ending, paths)
         agent = self._options.setup.agent

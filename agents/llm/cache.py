@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class ReplayCache:
             "latency_ms": cached.latency_ms,
             "reply": None if cached.reply is None else asdict(cached.reply),
         }
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        # Agents of one process may ask the same at the same time.
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("w", encoding="utf-8") as file:

@@ -149,6 +149,9 @@ class Player:
         def on_execution(_plan: Plan, execution: Execution) -> None:
             row = equity_row(stage.shared.account, self.name, execution, log.records[-1], risk.state)
             stage.write(stage.journal.equity, [row])
+            # The file has them: a run of months would fill the memory.
+            log.records.clear()
+            log.fills.clear()
             self._report(execution.emergency)
             self.steps += 1
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -112,6 +114,24 @@ def test_all_that_can_change_an_answer_is_in_the_key() -> None:
     }
     assert len(keys) == 11
     assert request().key == request().key
+
+
+def test_two_agents_that_ask_the_same_at_once_both_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, fsync, others = ReplayCache(tmp_path), os.fsync, []
+
+    def meanwhile(file: int) -> None:
+        fsync(file)
+        if not others:
+            others.append(threading.Thread(target=cache.put, args=(request(), Cached(Reply("second")))))
+            others[0].start()
+            others[0].join()
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    cache.put(request(), Cached(Reply("first")))
+    assert cache.get(request().key) == Cached(Reply("first"))
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": "x"}', "null"])
