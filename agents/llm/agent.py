@@ -211,12 +211,13 @@ class LlmAgent:
     def on_execution(self, plan: Plan, execution: Execution) -> None:
         """Write down what became of the decision."""
         pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        symbol = pending.decision.symbol
-        assert symbol is not None
-        ruling, result = rule(plan, execution, symbol, pending.decision.signed_quantity, pending.step_size)
-        self._record(pending.record, ruling, pending.heard, pending.decision, result)
+        if pending is not None:
+            symbol = pending.decision.symbol
+            assert symbol is not None
+            target = pending.decision.signed_quantity
+            ruling, result = rule(plan, execution, symbol, target, pending.step_size)
+            self._record(pending.record, ruling, pending.heard, pending.decision, result)
+        self._memory.happened(execution.events)
 
     def close(self) -> None:
         """Close connections and the log; another reset opens them again."""

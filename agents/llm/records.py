@@ -190,6 +190,9 @@ def rule(
     place = [entry.symbol for entry in plan.entries].index(symbol)
     asked, result = plan.entries[place], execution.results[place]
     done = result.planned
+    if "its stop failed" in result.error:
+        # A trigger that the exchange does not take: the position that it should guard is closed again.
+        return Ruling(Verdict.FAILED, "trigger", result.error), result
     match result.status:
         case OrderStatus.REFUSED:
             check = result.refusal.check if result.refusal is not None else "risk"
@@ -211,8 +214,10 @@ def rule(
                 return Ruling(Verdict.ACCEPTED, "", "the position is as it should be"), result
             detail = f"nothing is left of {shortest(wanted)} within the limits and the quantity step"
             return Ruling(Verdict.REJECTED, "nothing_left", detail), result
-    if result.error and "liquidated" in result.error:
+    if "liquidated" in result.error:
         return Ruling(Verdict.REJECTED, "liquidated", result.error), result
+    if result.status is OrderStatus.PARTIAL:
+        return Ruling(Verdict.REDUCED, "exchange", result.error), result
     if done.note:
         return Ruling(Verdict.REDUCED, _limit_of(done.note), done.note), result
     return Ruling(Verdict.ACCEPTED), result
