@@ -25,6 +25,7 @@ from live.heap import heap_set_aside
 from live.ledger import Ledger
 from live.store.database import database_url
 from live.sync.history import BOOKINGS, CaughtUp
+from live.sync.naming import ledger_account
 from live.sync.pace import interval_s
 from live.sync.positions import PositionSync
 from live.sync.report import SyncReport
@@ -56,7 +57,8 @@ ApiSecret = Annotated[str, typer.Option(help="Secret of that account.", show_def
 Testnet = Annotated[bool, typer.Option("--testnet", help="Binance's futures testnet.")]
 Money = Annotated[bool, typer.Option("--live", help="The account with real money. Nothing is traded.")]
 Account = Annotated[
-    str | None, typer.Option(help="Name of the exchange account in the ledger. Default: the venue's.")
+    str | None,
+    typer.Option(help="Name of the exchange account in the ledger. Default: that which live runs use."),
 ]
 Config = Annotated[Path | None, typer.Option(help="YAML with the sections connection, trade_sync, sync.")]
 Width = Annotated[int | None, typer.Option(min=60, help="Width of the tables. Default: the terminal's.")]
@@ -66,7 +68,7 @@ Width = Annotated[int | None, typer.Option(min=60, help="Width of the tables. De
 class _Options:
     database: str
     place: AccountVenue
-    account: str
+    account: str | None
     connection: ConnectionSettings
     trades: TradeSyncSettings
     positions: PositionSyncSettings
@@ -74,6 +76,10 @@ class _Options:
 
     def connector(self) -> BinanceExchange:
         return self.connection.connector(self.place.venue, self.place.credentials, ())
+
+    async def name(self, ledger: Ledger, exchange: BinanceExchange) -> str:
+        """The account's name in the ledger."""
+        return self.account or ledger_account(ledger, self.place, await exchange.account_id())
 
 
 def _options(
@@ -107,7 +113,7 @@ def _options(
     return _Options(
         url,
         place,
-        account or place.account_key,
+        account,
         ConnectionSettings.parse(sections.get("connection") or {}, where=f"{config}: connection"),
         TradeSyncSettings.parse(sections.get("trade_sync") or {}, where=f"{config}: trade_sync"),
         PositionSyncSettings.parse(sections.get("sync") or {}, where=f"{config}: sync"),
@@ -200,12 +206,14 @@ async def _status(options: _Options) -> int:
         exchange = options.connector()
         try:
             async with exchange:
-                report = await snapshot(exchange, ledger, options.account)
+                name = await options.name(ledger, exchange)
+                report = await snapshot(exchange, ledger, name)
         except ExchangeError as error:
-            report = _of_ledger(ledger, options.account, str(error))
+            name = options.account or ledger_account(ledger, options.place, None)
+            report = _of_ledger(ledger, name, str(error))
         options.console.print(f"{options.place.description}; database {ledger.store.name}", markup=False)
         options.console.print(tables(report))
-        _say_how_far(options, ledger)
+        _say_how_far(options, ledger, name)
         if report.differences:
             options.console.print(
                 "The ledger may be behind: python -m live.sync once reads what it has missed.", markup=False
@@ -219,7 +227,8 @@ async def _once(options: _Options) -> int:
     ledger = Ledger.open(options.database)
     try:
         async with options.connector() as exchange:
-            sync = TradeSync(exchange, ledger, symbols=(), account=options.account, settings=options.trades)
+            name = await options.name(ledger, exchange)
+            sync = TradeSync(exchange, ledger, symbols=(), account=name, settings=options.trades)
             try:
                 with options.console.status("reading the exchange's history"):
                     done = await sync.start()
@@ -230,7 +239,7 @@ async def _once(options: _Options) -> int:
         options.console.print(f"{options.place.description}; database {ledger.store.name}", markup=False)
         _say_what_was_read(options, done)
         options.console.print(tables(report))
-        _say_how_far(options, ledger)
+        _say_how_far(options, ledger, name)
         return _verdict(report)
     finally:
         ledger.close()
@@ -240,7 +249,8 @@ async def _watch(options: _Options, syncs: int | None) -> int:
     ledger = Ledger.open(options.database)
     try:
         async with options.connector() as exchange:
-            sync = TradeSync(exchange, ledger, symbols=(), account=options.account, settings=options.trades)
+            name = await options.name(ledger, exchange)
+            sync = TradeSync(exchange, ledger, symbols=(), account=name, settings=options.trades)
             try:
                 with options.console.status("reading the exchange's history"):
                     done = await sync.start()
@@ -273,8 +283,8 @@ def _say_what_was_read(options: _Options, done: CaughtUp) -> None:
         options.console.print(done.reach, markup=False)
 
 
-def _say_how_far(options: _Options, ledger: Ledger) -> None:
-    cursor = ledger.cursor(options.account, BOOKINGS)
+def _say_how_far(options: _Options, ledger: Ledger, name: str) -> None:
+    cursor = ledger.cursor(name, BOOKINGS)
     read = "never" if cursor is None else f"until {format_time(cursor.time_ms)}"
     options.console.print(f"the exchange's history was read {read}", markup=False)
 

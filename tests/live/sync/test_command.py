@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,10 +16,16 @@ from typer.testing import CliRunner
 
 from envs.account import Leg, Order, Side
 from live.exchange.base import client_order_id
+from live.ledger import Ledger
 from live.paper.account import PaperAccount
 from live.paper.feeds import ReplayFeed
 from live.paper.runtime import PaperServer
+from live.session import account_name
+from live.settings import Credentials, venue
+from live.sync import TradeSync
 from live.sync.cli import app
+from live.sync.naming import ledger_account
+from live.venues import AccountVenue, PaperOptions, VenueChoice, VenueSession, account_venue
 
 SECRET = "a-secret-that-nobody-may-ever-see"
 
@@ -102,3 +109,57 @@ def test_what_cannot_be_done_is_said(
     wrong[wrong.index(SECRET)] = "another-secret-of-some-length"
     code, text = ask("once", *wrong)
     assert code == 1 and "error: " in text and "another-secret" not in text
+
+
+def test_the_book_of_a_live_run_is_gone_on_with(
+    server: PaperServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("BINANCE_")]:
+        monkeypatch.delenv(name)
+    database = tmp_path / "run.db"
+    place = account_venue(VenueChoice.AUTO, PaperOptions(url=server.rest_url, api_key="alice"), {})
+
+    async def run() -> str:
+        with closing(Ledger.open(str(database))) as ledger:
+            async with connector(server, (BTC,), key="alice", secret=SECRET) as exchange:
+                session = VenueSession(place.venue, place.credentials, place.account_key, "")
+                name = account_name(session, await exchange.account_id())
+                sync = TradeSync(exchange, ledger, symbols=(BTC,), account=name)
+                await sync.start()
+                await sync.close()
+        return name
+
+    asyncio.run(trade(server))
+    name = asyncio.run(run())
+    code, text = ask("once", *given(server, database))
+    assert code == 0, text
+    assert "new in the ledger: 0 fills" in text and f"{name}: 2 positions" in text
+    with closing(Ledger.open(str(database))) as ledger:
+        assert ledger.exchanges() == [name]
+    code, text = ask("once", *given(server, database), "--account", "another")
+    assert code == 0 and "new in the ledger: 2 fills" in text
+
+
+@pytest.mark.parametrize(
+    ("books", "place", "account_id", "name"),
+    [
+        ([], "testnet", "XyZ", "testnet-XyZ"),
+        (["testnet-XyZ", "testnet-Other"], "testnet", "XyZ", "testnet-XyZ"),
+        (["testnet-XyZ.sac"], "testnet", "XyZ", "testnet-XyZ.sac"),
+        (["testnet-XyZabc"], "testnet", "XyZ", "testnet-XyZ"),
+        (["testnet"], "testnet", "XyZ", "testnet"),  # a sync's own, of an earlier version
+        (["testnet", "testnet-XyZ"], "testnet", "XyZ", "testnet-XyZ"),
+        ([], "testnet", "", "testnet"),
+        (["live-XyZ"], "testnet", None, "testnet"),
+        (["live-XyZ"], "live", None, "live-XyZ"),
+        (["live-XyZ", "live-Other"], "live", None, "live"),
+    ],
+)
+def test_what_an_account_is_called(
+    books: list[str], place: str, account_id: str | None, name: str, tmp_path: Path
+) -> None:
+    account = AccountVenue(venue(place), Credentials("key", "secret"), "")
+    with closing(Ledger.open(str(tmp_path / "a.db"))) as ledger:
+        for book in books:
+            ledger.assign_capital(book, "A", Decimal(1), time_ms=1, assignment="start")
+        assert ledger_account(ledger, account, account_id) == name
