@@ -131,7 +131,12 @@ class Asking:
             self._spent(reply.usage)
             reply = replace(reply, text=storable(reply.text))
             latency_ms = self._since(began)
-            self._cache.put(request, Cached(reply, latency_ms=latency_ms))
+            meanwhile = self._cache.get(key)
+            if meanwhile is not None and meanwhile.reply is not None:
+                # Another agent asked the same and was first: whoever repeats the run gets this reply for both.
+                reply = meanwhile.reply
+            else:
+                self._cache.put(request, Cached(reply, latency_ms=latency_ms))
             return reply, _took(heard, reply, latency_ms), retried
 
     def _since(self, began: float) -> int:

@@ -1,4 +1,4 @@
-"""What an LLM backtest will cost at most, before it begins."""
+"""What an LLM backtest will cost, about, before it begins."""
 
 from __future__ import annotations
 

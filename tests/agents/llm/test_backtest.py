@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ import yaml
 from llm_servers import HOLD, KEY, KEY_NAME, Answer, LlmServer, Question, llm_file, opening, say
 
 from agents.backtest import main
+from agents.llm.asking import Asking
+from agents.llm.cache import Cached, ReplayCache
+from agents.llm.config import PromptConfig
+from agents.llm.prompt import PromptBook
+from agents.llm.request import Message, Reply, Request
 from envs.step_log import COLUMNS
 
 
@@ -186,3 +192,26 @@ def test_the_written_config_repeats_the_run(server: LlmServer, tmp_path: Path) -
     assert len(server.questions) == asked
     notices = json.loads((tmp_path / "b" / "metrics.json").read_text())["notices"]
     assert any("blind mode on (seed 0)" in notice for notice in notices)
+
+
+def test_two_who_ask_the_same_at_once_get_what_a_repeat_gives_them(tmp_path: Path) -> None:
+    """Whose reply comes second takes the first one's, which the cache has: a repeat has nothing else to go by."""
+    question = Request("openai", "m", "system", (Message("user", "?"),), {}, None, 100, "auto")
+    cache = ReplayCache(tmp_path)
+
+    class Slow:
+        async def ask(self, request: Request) -> Reply:
+            cache.put(request, Cached(Reply(json.dumps({**HOLD, "reasoning": "first"}))))
+            return Reply(json.dumps({**HOLD, "reasoning": "second"}))
+
+        async def check(self) -> None: ...
+
+        async def close(self) -> None: ...
+
+    book = PromptBook.open(PromptConfig())
+    heard = []
+    for provider in (Slow(), None):
+        asking = Asking(provider, cache, book, timeout_s=60.0, retry_delay_s=0.0, clock=lambda: 0.0)
+        heard.append(asyncio.run(asking.decide(question, ("BTCUSDT",))))
+    assert [one.decision.reasoning for one in heard if one.decision] == ["first", "first"]
+    assert [(one.calls, one.replayed) for one in heard] == [(1, 0), (0, 1)]
