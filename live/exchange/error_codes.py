@@ -170,7 +170,7 @@ TOO_MANY_ORDERS = -1015
 _NO_REPLY = ErrorRule(Outcome.UNKNOWN, _ASK)
 _UNAVAILABLE = ErrorRule(Outcome.FAILED, "The exchange is not available; try again later.")
 _GATEWAY = ErrorRule(
-    Outcome.FORBIDDEN, "The exchange's firewall refused the request (HTTP 403); wait, then retry."
+    Outcome.FAILED, "The exchange's firewall refused the request (HTTP 403); wait, then retry."
 )
 _NO_SUCH_PATH = ErrorRule(
     Outcome.REFUSED, "The server does not know this request: is the URL that of a USD-M futures exchange?"

@@ -757,6 +757,38 @@ def test_a_fill_that_is_listed_late_explains_its_position(
     assert check(server, tmp_path)[-3]["action_type"] == "increase_long"
 
 
+@pytest.mark.parametrize(
+    ("held", "explained"),
+    [
+        ("1", True),  # the last row, which names fill 3, shows what it and all later ones made
+        ("1.5", True),  # all but 5
+        ("1.7", True),  # 3 only
+        ("0.7", True),  # not even 3: the account could not be read after it
+        ("1.2", False),
+        ("0", False),
+    ],
+)
+def test_what_fills_explain_of_a_position(held: str, explained: bool) -> None:
+    def fill(number: int, quantity: str) -> Fill:
+        amount = Decimal(quantity)
+        return Fill(
+            "BTCUSDT",
+            str(number),
+            str(number),
+            "",
+            Side.BUY if amount > 0 else Side.SELL,
+            abs(amount),
+            Decimal(50_000),
+            commission=Decimal(0),
+            realized_pnl=Decimal(0),
+            time_ms=number,
+        )
+
+    fills = [fill(3, "-1"), fill(4, "0.2"), fill(5, "0.5")]
+    known = resume.Resume(positions={"BTCUSDT": Decimal(1)}, logged_trades=frozenset({("BTCUSDT", "3")}))
+    assert (known.differences({"BTCUSDT": Decimal(held)}, fills) == []) is explained
+
+
 def test_a_first_start_takes_over_what_it_finds(server: PaperServer, tmp_path: Path) -> None:
     by_hand(server, Side.SELL, "0.1")
     server.advance(1)

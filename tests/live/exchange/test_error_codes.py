@@ -24,7 +24,7 @@ from live.exchange.error_codes import RULES, Outcome, rule_for
         (None, 504, "", Outcome.UNKNOWN),
         (-9999, 500, "a new server error", Outcome.UNKNOWN),
         (None, 200, "no JSON, but: hello", Outcome.UNKNOWN),
-        (None, 403, "no JSON, but: firewall", Outcome.FORBIDDEN),
+        (None, 403, "no JSON, but: firewall", Outcome.FAILED),
         (None, 404, "no JSON, but: not found", Outcome.REFUSED),
         (-9999, 400, "a new refusal", Outcome.REFUSED),
         (-1003, 429, "", Outcome.LIMITED),

@@ -160,6 +160,7 @@ async def test_a_filled_order_whose_trades_cannot_be_read_is_not_called_failed(
         ("503", "", "Internal error; unable to process your request. Please try again."),
         ("503", "-1008", "Request throttled by system-level protection."),
         ("429", "-1008", "Request throttled by system-level protection."),
+        ("403", "", "A firewall's page."),
     ],
 )
 async def test_a_known_failure_is_tried_three_times_under_one_id(
