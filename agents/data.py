@@ -50,7 +50,7 @@ def load_market(
         start, end: half open span by open time; see `envs.candles.parse_time_ms`.
         constant_funding_rate: charged every eight hours for a symbol without funding file, as a fraction.
         fill_gaps: put candles of the previous close and zero volume where candles are missing.
-        notice: told what was cropped.
+        notice: told what was cropped, and where a span that was asked for is not covered.
 
     Raises:
         CandleError: a file cannot be read or breaks a rule, or no candle is left.
@@ -70,6 +70,14 @@ def load_market(
     start_ms, end_ms = parse_time_ms(start), parse_time_ms(end)
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
         raise ConfigError(f"start {format_time(start_ms)} is not before end {format_time(end_ms)}")
+    for one in chosen:
+        if start_ms is not None and start_ms < one.open_time_ms[0]:
+            notice(
+                f"{one.symbol}: the candles begin at {format_time(one.open_time_ms[0])}, after the start asked for"
+            )
+        if end_ms is not None and end_ms > one.open_time_ms[-1] + one.interval_ms:
+            after = format_time(one.open_time_ms[-1] + one.interval_ms)
+            notice(f"{one.symbol}: the candles end at {after}, before the end asked for")
     cropped = [_crop(one, fundings.get(one.symbol), start_ms, end_ms, notice) for one in chosen]
     if start_ms is not None:
         for one in cropped:

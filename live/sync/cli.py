@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from agents.catalog import SECTIONS as RUN_SECTIONS
 from envs.config import read_yaml
 from envs.errors import ConfigError, ExchangeError, PerpgymError
 from envs.time_grid import format_time
@@ -36,6 +37,7 @@ from live.sync.trades import TradeSync
 from live.venues import AccountVenue, PaperOptions, VenueChoice, account_venue
 
 DIFFERS = 1
+_SECTIONS = ("connection", "trade_sync", "sync", *RUN_SECTIONS)
 
 app = typer.Typer(
     add_completion=False,
@@ -103,6 +105,11 @@ def _options(
     place = account_venue(choice, paper, os.environ)
     sections = dict(read_yaml(config)) if config is not None else {}
     for name, value in sections.items():
+        if name not in _SECTIONS:
+            known = ", ".join(_SECTIONS)
+            raise ConfigError(
+                f"{config}: unknown section {name!r}. Sections: {known}; those of a run count for nothing"
+            )
         if not isinstance(value or {}, dict):
             raise ConfigError(f"{config}: section {name!r} is {value!r}; expected settings as 'name: value'")
     url = database_url(db)

@@ -55,6 +55,18 @@ def test_candles_before_start_stay_and_those_from_end_on_go(tmp_path: Path) -> N
         load_market([file], start="2040-01-01")
 
 
+def test_a_span_that_the_candles_do_not_cover_is_told(tmp_path: Path) -> None:
+    candles = write_candles(tmp_path, "BTCUSDT")
+    first, after = int(candles.open_time_ms[0]), int(candles.open_time_ms[-1]) + HOUR_MS
+    said: list[str] = []
+    load_market([tmp_path / "BTCUSDT_1h.parquet"], start=first, end=after, notice=said.append)
+    assert said == []
+    load_market([tmp_path / "BTCUSDT_1h.parquet"], start=first - 1, end=after + 1, notice=said.append)
+    begin, end = said
+    assert begin.startswith("BTCUSDT: the candles begin at 2023-01-01 00:00 UTC, after the start")
+    assert end.startswith("BTCUSDT: the candles end at 2023-01-09 08:00 UTC, before the end")
+
+
 def test_candles_are_cropped_to_the_fundings_and_it_is_said(tmp_path: Path) -> None:
     candles = write_candles(tmp_path, "BTCUSDT")
     file = tmp_path / "BTCUSDT_1h.parquet"

@@ -105,6 +105,10 @@ def test_what_cannot_be_done_is_said(
     assert code == 2 and "exclude one another" in text
     code, text = ask("once", "--testnet", "--db", tmp_path / "a.db")
     assert code == 2 and "BINANCE_TESTNET_API_KEY" in text
+    config = tmp_path / "typo.yaml"
+    config.write_text("risk: {max_drawdown_fraction: 0.2}\nsnyc: {every_s: 5}\n")
+    code, text = ask("once", *given(server, tmp_path / "a.db"), "--config", config)
+    assert code == 2 and "unknown section 'snyc'. Sections: connection, trade_sync, sync" in text
     wrong = given(server, tmp_path / "a.db")
     wrong[wrong.index(SECRET)] = "another-secret-of-some-length"
     code, text = ask("once", *wrong)
