@@ -45,10 +45,25 @@ def empty_postgresql() -> str:
     return url
 
 
+def delete_database(url: str) -> None:
+    """Leave nothing of it; who opens it again begins anew."""
+    if "://" in url:
+        empty_postgresql()
+        return
+    for ending in ("", "-wal", "-shm"):
+        Path(url + ending).unlink(missing_ok=True)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database, once of each kind."""
     return str(tmp_path / "store.db") if request.param == "sqlite" else empty_postgresql()
+
+
+SLOW_ON_POSTGRESQL = pytest.mark.parametrize(
+    "database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+"""For tests with `database` that take long."""
 
 
 @pytest.fixture

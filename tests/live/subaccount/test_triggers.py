@@ -120,7 +120,7 @@ def test_the_excess_of_two_that_fill_is_closed_at_once(tmp_path: Path) -> None:
         two.check()
 
 
-def test_an_excess_from_before_a_restart_is_closed_at_the_start(tmp_path: Path) -> None:
+def test_an_excess_from_before_a_restart_is_closed_at_the_start(database: str) -> None:
     market = market_of(
         [
             (10000, 10000, 10000, 10000),
@@ -131,12 +131,12 @@ def test_an_excess_from_before_a_restart_is_closed_at_the_start(tmp_path: Path) 
     )
     settings = settings_of(AGENTS, SYMBOLS)
     with paper_server(market) as server:
-        with shared(server, tmp_path / "a.db", settings) as two:
+        with shared(server, database, settings) as two:
             two.trade("A", "0.02")
             two.rest("A", "SELL", Leg.STOP, "9700", "0.02")
             two.rest("A", "SELL", Leg.PROTECTIVE_STOP, "9500", "0.02")
         server.advance()
-        with shared(server, tmp_path / "a.db", settings) as two:
+        with shared(server, database, settings) as two:
             two.settle()
             assert two.net() == two.held("A") == 0
             two.check()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
+from databases import SLOW_ON_POSTGRESQL
 from support import market_of
 from sync_support import BTC, SyncRig, sync_rig
 
@@ -81,16 +81,17 @@ WAYS: list[tuple[Callable[[SyncRig], Awaitable[None]], str, str, str, str]] = [
 ]
 
 
+@SLOW_ON_POSTGRESQL
 @pytest.mark.parametrize(("way", "reason", "price", "fee", "clearance"), WAYS, ids=[one[1] for one in WAYS])
 async def test_a_position_ends(
-    tmp_path: Path,
+    database: str,
     way: Callable[[SyncRig], Awaitable[None]],
     reason: str,
     price: str,
     fee: str,
     clearance: str,
 ) -> None:
-    async with sync_rig(tmp_path / "a.db", market=market(), symbols=(BTC,)) as rig:
+    async with sync_rig(database, market=market(), symbols=(BTC,)) as rig:
         sync = PositionSync(rig.sync)
         assert (await sync.once()).changes.total == 0
         await rig.order("LLM-A", "BUY", "0.02")

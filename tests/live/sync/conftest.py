@@ -1,0 +1,5 @@
+"""Databases of both kinds."""
+
+from databases import database
+
+__all__ = ["database"]
