@@ -158,7 +158,6 @@ class PositionSync:
             exchange.account(), exchange.prices(), self._open_orders(), exchange.server_time_ms()
         )
         self._orders = orders
-        await self._settle(now_ms)
         identity = self._compare(account)
         late = CaughtUp()
         if not identity.holds:
@@ -177,6 +176,8 @@ class PositionSync:
                 await self.trades.read_bookings_again(now_ms - self.settings.deep_ms)
             account = await exchange.account()
             identity = self._compare(account)
+        # Last: which contracts several accounts hold is known when no fill is on its way.
+        await self._settle(now_ms)
         differences = differences_of(identity)
         return _Seen(account, prices, identity, differences, len(late.fills))
 

@@ -94,6 +94,35 @@ async def test_what_the_stream_lost_is_found_by_comparing(tmp_path: Path) -> Non
         assert (rig.held(MANUAL, ETH), rig.sync.found_symbols) == (D("0.7"), {ETH})
 
 
+async def test_settlements_are_those_of_fills_that_were_on_their_way_when_the_sync_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = waves(funding={BTC: [(180 + 480 * n, 0.001) for n in range(-1, 6)]})
+    async with sync_rig(tmp_path / "a.db", market=market) as rig:
+        await rig.until(lambda: rig.sync.is_caught_up)
+        heard: list[Any] = []
+        hear = rig.sync._hear
+        monkeypatch.setattr(rig.sync, "_hear", heard.append)
+        await rig.order("A", "BUY", "0.02")
+        await rig.order("B", "SELL", "0.02")
+        await rig.advance(2)
+        sync = PositionSync(rig.sync)
+        compare = sync._compare
+
+        def and_then_they_arrive(account: Any) -> Any:
+            found = compare(account)
+            while heard:
+                hear(heard.pop(0))
+            return found
+
+        monkeypatch.setattr(rig.sync, "_hear", hear)
+        monkeypatch.setattr(sync, "_compare", and_then_they_arrive)
+        (await sync.once()).check()
+        # At 03:00 candle 3 opens at 50300: 0.02 * 50300 * 0.001.
+        assert rig.ledger.position("paper", "A", BTC).funding == D("-1.006")
+        assert rig.ledger.position("paper", "B", BTC).funding == D("1.006")
+
+
 async def test_orders_are_read_again_only_when_one_changed(tmp_path: Path) -> None:
     async with sync_rig(tmp_path / "a.db") as rig:
         sync = PositionSync(rig.sync, settings=HASTY)
