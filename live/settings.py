@@ -204,6 +204,18 @@ def load_credentials(venue: Venue, environ: Mapping[str, str]) -> Credentials:
 
 
 def have_testnet_credentials(environ: Mapping[str, str]) -> bool:
-    """Whether both of the testnet's variables are set."""
+    """Whether both of the testnet's variables are set.
+
+    Raises:
+        CredentialsError: only one of them is, so that the testnet was meant and another venue would be taken.
+    """
     keys, secrets = _variables_of("testnet")
-    return bool(_first_set(keys, environ)) and bool(_first_set(secrets, environ))
+    found = [bool(_first_set(names, environ)) for names in (keys, secrets)]
+    if any(found) and not all(found):
+        present, missing = (keys, secrets) if found[0] else (secrets, keys)
+        name = next(one for one in present if environ.get(one, "").strip())
+        raise CredentialsError(
+            f"{name} is set, but not {' or '.join(missing)}: set both for the testnet, or neither for paper "
+            "(--paper takes paper in any case)"
+        )
+    return all(found)

@@ -115,7 +115,7 @@ def open_venue(
     """
     if choice is VenueChoice.AUTO:
         wants_paper = bool(paper.candles or paper.url)
-        testnet = have_testnet_credentials(environ) and not wants_paper
+        testnet = not wants_paper and have_testnet_credentials(environ)
         choice = VenueChoice.TESTNET if testnet else VenueChoice.PAPER
     if choice is VenueChoice.PAPER:
         return _open_paper(paper, setup, symbols, interval_ms)
@@ -153,7 +153,7 @@ def account_venue(choice: VenueChoice, paper: PaperOptions, environ: Mapping[str
         CredentialsError: keys for the venue are missing.
     """
     if choice is VenueChoice.AUTO:
-        testnet = have_testnet_credentials(environ) and paper.url is None
+        testnet = paper.url is None and have_testnet_credentials(environ)
         choice = VenueChoice.TESTNET if testnet else VenueChoice.PAPER
     if choice is not VenueChoice.PAPER:
         if paper.url is not None:

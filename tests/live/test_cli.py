@@ -226,6 +226,15 @@ def test_a_mistake_in_a_process_of_its_own_has_no_traceback(tmp_path: Path) -> N
     assert ended.stderr.startswith("error: no credentials for live") and ended.stderr.count("\n") == 1
 
 
+def test_half_of_the_testnets_keys_is_not_taken_for_paper(command: Command, tmp_path: Path) -> None:
+    half = {"BINANCE_TESTNET_API_KEY": "half-a-key"}
+    ended = command("--agent", "flat", "--steps", "1", "--out", tmp_path, **half)
+    assert ended.returncode == 2
+    assert "BINANCE_TESTNET_API_KEY is set, but not BINANCE_TESTNET_API_SECRET" in ended.stderr
+    assert "half-a-key" not in ended.stderr and rows_of(tmp_path) == []
+    assert command("--agent", "flat", "--paper", "--steps", "1", "--out", tmp_path, **half).returncode == 0
+
+
 def test_an_observation_of_another_agent_is_refused_by_the_policy(tmp_path: Path, command: Command) -> None:
     """The metadata and the policy agree, and the environment gives something else: nothing is traded."""
     run = make_run(tmp_path / "training_runs")

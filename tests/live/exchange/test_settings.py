@@ -123,7 +123,12 @@ def test_the_paper_exchange_reads_no_keys_from_the_environment() -> None:
 
 def test_whether_the_testnet_can_be_used() -> None:
     assert not have_testnet_credentials({})
-    assert not have_testnet_credentials({"BINANCE_TESTNET_API_KEY": "k", "BINANCE_TESTNET_API_SECRET": ""})
+    for half in (
+        {"BINANCE_TESTNET_API_KEY": "k", "BINANCE_TESTNET_API_SECRET": ""},
+        {"BINANCE_TESTNET_SECRET_KEY": "s"},
+    ):
+        with pytest.raises(CredentialsError, match=r"is set, but not BINANCE_TESTNET_API_.*: set both"):
+            have_testnet_credentials(half)
     assert have_testnet_credentials({"BINANCE_TESTNET_API_KEY": "k", "BINANCE_TESTNET_SECRET_KEY": "s"})
 
 
