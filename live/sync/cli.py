@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,7 +187,12 @@ def watch(
         options = _options(
             db, paper_url, api_key, api_secret, testnet, live, account, config, width, must_exist=False
         )
-        raise typer.Exit(_run(_watch(options, syncs)))
+        last: deque[SyncReport] = deque(maxlen=1)
+        try:
+            code = _run(_watch(options, syncs, last))
+        except KeyboardInterrupt:
+            code = _verdict(last[0]) if last else 0
+        raise typer.Exit(code)
 
 
 @contextmanager
@@ -252,7 +258,8 @@ async def _once(options: _Options) -> int:
         ledger.close()
 
 
-async def _watch(options: _Options, syncs: int | None) -> int:
+async def _watch(options: _Options, syncs: int | None, last: deque[SyncReport]) -> int:
+    """Watch until there were so many syncs, or for ever; the newest report is in `last`."""
     ledger = Ledger.open(options.database)
     try:
         async with options.connector() as exchange:
@@ -266,6 +273,7 @@ async def _watch(options: _Options, syncs: int | None) -> int:
                 with Live(console=options.console, auto_refresh=False) as shown:
                     while True:
                         report = await positions.once()
+                        last.append(report)
                         shown.update(tables(report), refresh=True)
                         if positions.syncs == syncs:
                             return _verdict(report)

@@ -94,6 +94,25 @@ def test_both_sides_are_shown(server: PaperServer, tmp_path: Path) -> None:
     assert code == 2 and "error: no paper exchange" in text
 
 
+def test_a_watch_that_is_interrupted_says_whether_they_differed(
+    server: PaperServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    config = tmp_path / "quick.yaml"
+    config.write_text("sync: {reread_s: 0}\n")
+    watch = ("watch", *given(server, tmp_path / "a.db"), "--config", config)
+    with monkeypatch.context() as patch:
+        patch.setattr("live.sync.cli.interval_s", interrupted)
+        assert ask(*watch)[0] == 0
+        server.exchange.engine.accounts["alice"].wallet_usdt -= 5
+        code, text = ask(*watch)
+        assert code == 1 and "DIFFERENCE wallet: the ledger has 10000, the exchange 9995" in text
+        patch.setattr("live.sync.cli.TradeSync.start", interrupted)
+        assert ask(*watch)[0] == 0  # nothing was compared
+
+
 def test_what_cannot_be_done_is_said(
     server: PaperServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
