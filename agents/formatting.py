@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from rich.console import Console
+
+_WIDE = 150
+
 
 def money(value: float | None) -> str:
     """Two decimals, thousands apart."""
@@ -26,3 +30,8 @@ def ratio(value: float | None) -> str:
 def count(value: float | None) -> str:
     """Whole, thousands apart."""
     return "-" if value is None else f"{value:,.0f}"
+
+
+def width_for_tables(console: Console) -> int:
+    """How wide a table may be: what a terminal has; where nobody's terminal is written to, enough."""
+    return console.width if console.is_terminal else max(console.width, _WIDE)

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from agents.arena.config import Entrant
 from agents.arena.offline import ArenaResult, OnProgress
-from agents.arena.standings import leaderboard_table, width_for_tables
+from agents.arena.standings import leaderboard_table
 from agents.backtest_console import warn_synthetic
+from agents.formatting import width_for_tables
 from envs.candles import interval_name
 from envs.futures_env import FuturesEnv
 from envs.market import Market

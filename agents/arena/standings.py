@@ -101,7 +101,6 @@ _LEAST_TELLING = (
     "llm_cost",
     "ending",
 )
-_WIDE = 150
 
 
 def leaderboard_table(standings: Sequence[Standing], title: str = "", *, width: int | None = None) -> Table:
@@ -141,11 +140,6 @@ def _table(standings: Sequence[Standing], title: str, shown: Sequence[str]) -> T
         played_by = [Text(short_spec(one.played_by))] if PLAYED_BY in shown else []
         table.add_row(str(one.rank), Text(one.agent, "bold"), *played_by, *cells)
     return table
-
-
-def width_for_tables(console: Console) -> int:
-    """How wide a table may be: what a terminal has; where nobody's terminal is written to, enough."""
-    return console.width if console.is_terminal else max(console.width, _WIDE)
 
 
 def short_spec(spec: str) -> str:

@@ -84,8 +84,8 @@ def _key(config: ProviderConfig, environ: Mapping[str, str]) -> str:
     key = environ.get(config.api_key_env, "").strip()
     if not key:
         raise CredentialsError(
-            f"the key of {config.model} is missing: set the environment variable {config.api_key_env}, or run "
-            "--offline from the replay cache"
+            f"the key of {config.model} is missing: set the environment variable {config.api_key_env}; a "
+            "backtest can also run --offline from the replay cache"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise CredentialsError(

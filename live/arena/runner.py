@@ -9,13 +9,9 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from agents.arena.report import write_arena_report
-from agents.arena.standings import (
-    Standing,
-    leaderboard_table,
-    width_for_tables,
-    write_leaderboard,
-)
+from agents.arena.standings import Standing, leaderboard_table, write_leaderboard
 from agents.base import KeepsRecords
+from agents.formatting import width_for_tables
 from envs.errors import HaltedError, PerpgymError
 from envs.time_grid import interval_to_ms
 from live.arena.accounts import ArenaAccounts

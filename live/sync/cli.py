@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 
 from agents.catalog import SECTIONS as RUN_SECTIONS
+from agents.formatting import width_for_tables
 from envs.config import read_yaml
 from envs.errors import ConfigError, ExchangeError, PerpgymError
 from envs.time_grid import format_time
@@ -125,7 +126,7 @@ def _options(
         ConnectionSettings.parse(sections.get("connection") or {}, where=f"{config}: connection"),
         TradeSyncSettings.parse(sections.get("trade_sync") or {}, where=f"{config}: trade_sync"),
         PositionSyncSettings.parse(sections.get("sync") or {}, where=f"{config}: sync"),
-        Console(highlight=False, width=width),
+        Console(highlight=False, width=width or width_for_tables(Console())),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -9,13 +10,15 @@ from decimal import Decimal
 from sqlalchemy import func, select
 
 from envs.account import Fill
-from envs.time_grid import HOUR_MS, MINUTE_MS
+from envs.time_grid import HOUR_MS, MINUTE_MS, format_time
 from live.exchange.base import Booking, BookingKind, Exchange
 from live.ledger import MANUAL, Cursor, Income, IncomeKind, Transfer
 from live.ledger.entries import QUOTE
 from live.store import models
 from live.sync.settings import TradeSyncSettings
 from live.sync.writer import LedgerWriter
+
+_log = logging.getLogger(__name__)
 
 FILLS = "fills"
 BOOKINGS = "bookings"
@@ -184,6 +187,12 @@ class HistoryReader:
                     symbol, MINUTE_MS, limit=1, start_ms=rate.time_ms // MINUTE_MS * MINUTE_MS
                 )
                 if not candles:
+                    _log.warning(
+                        "%s: the exchange has neither mark price nor mark candle for the settlement at %s; what the "
+                        "contract's accounts owe each other for it is not in the ledger",
+                        symbol,
+                        format_time(rate.time_ms),
+                    )
                     continue
                 mark = candles[0].open
             rows.append(

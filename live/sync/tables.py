@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,11 +19,40 @@ from live.store.types import decimal_text
 from live.sync.report import PositionRow, SyncReport, describe
 
 _GUARD_NAMES = {"STOP_MARKET": "stop", "TAKE_PROFIT_MARKET": "take-profit"}
+_WHOSE = ("symbol", "owner")
+_PARTS = (
+    ("side", "quantity", "entry", "leverage", "difference"),
+    ("last", "PnL USDT", "%"),
+    ("client order id", "guarded by"),
+)
+_COLUMNS = (
+    *_WHOSE,
+    *(
+        "side",
+        "quantity",
+        "entry",
+        "last",
+        "PnL USDT",
+        "%",
+        "leverage",
+        "client order id",
+        "guarded by",
+        "difference",
+    ),
+)
+_ANY_WIDTH = 1_000
+_WORDS = {*_WHOSE, "side", "client order id", "guarded by"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    cells: Mapping[str, RenderableType]
+    style: str = ""
 
 
 def tables(report: SyncReport) -> RenderableType:
     """Everything in a report."""
-    parts: list[RenderableType] = [_positions(report)]
+    parts: list[RenderableType] = [_Positions(report)]
     if report.identity is not None:
         parts.append(_wallets(report))
     parts += [Text(describe(trip)) for trip in report.closed]
@@ -30,72 +62,85 @@ def tables(report: SyncReport) -> RenderableType:
     return Group(*parts)
 
 
-def _positions(report: SyncReport) -> Table:
-    table = Table(title=f"{report.account} at {format_time(report.time_ms)}")
-    for heading in ("symbol", "owner", "side"):
-        table.add_column(heading)
-    for heading in ("quantity", "entry", "last", "PnL USDT", "%", "leverage"):
-        table.add_column(heading, justify="right")
-    for heading in ("client order id", "guarded by"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("difference", justify="right")
-    by_symbol: dict[str, list[PositionRow]] = {}
-    for row in report.positions:
-        by_symbol.setdefault(row.symbol, []).append(row)
-    for symbol in sorted({*by_symbol, *report.exchange_positions}):
-        for row in by_symbol.get(symbol, []):
-            table.add_row(
-                symbol,
-                row.owner,
-                str(row.side),
-                decimal_text(abs(row.quantity)),
-                _number(row.entry_price),
-                _number(row.price),
-                _signed(row.unrealized_usdt),
-                _signed(row.percent, 2),
-                "-" if row.leverage is None else f"{row.leverage}x",
-                Text(row.client_order_id or "-"),
-                Text(
-                    ", ".join(
-                        f"{_GUARD_NAMES.get(kind, kind)} {decimal_text(price)}" for kind, price in row.guards
-                    )
-                    or "-"
-                ),
-                "",
-            )
-        _add_net(table, report, symbol, by_symbol.get(symbol, []))
-    if not table.rows:
-        table.add_row("-", "no positions", *[""] * 10)
-    return table
+class _Positions:
+    """The positions of both sides: one table, or where that is too wide several, each with a part of the columns."""
+
+    def __init__(self, report: SyncReport) -> None:
+        self._title = f"{report.account} at {format_time(report.time_ms)}"
+        # One list for each contract, the exchange's row last.
+        self._blocks: list[list[_Row]] = []
+        by_symbol: dict[str, list[PositionRow]] = {}
+        for row in report.positions:
+            by_symbol.setdefault(row.symbol, []).append(row)
+        for symbol in sorted({*by_symbol, *report.exchange_positions}):
+            rows = by_symbol.get(symbol, [])
+            self._blocks.append([*(_own_row(row) for row in rows), _net_row(report, symbol, rows)])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = self._table(_COLUMNS)
+        needed = Measurement.get(console, options.update(max_width=_ANY_WIDTH), whole).minimum
+        if needed <= options.max_width or not self._blocks:
+            yield whole
+        else:
+            yield from (self._table((*_WHOSE, *part)) for part in _PARTS)
+
+    def _table(self, columns: Sequence[str]) -> Table:
+        table = Table(title=self._title if "side" in columns else None)
+        for heading in columns:
+            # Where it is too narrow for a number, all its digits are better than its first.
+            table.add_column(heading, justify="left" if heading in _WORDS else "right", overflow="fold")
+        for block in self._blocks:
+            for row in block:
+                cells = [row.cells.get(heading, "") for heading in columns]
+                table.add_row(*cells, style=row.style, end_section=row is block[-1])
+        if not self._blocks:
+            table.add_row("-", "no positions", *[""] * (len(columns) - 2))
+        return table
 
 
-def _add_net(table: Table, report: SyncReport, symbol: str, rows: list[PositionRow]) -> None:
-    with exact():
-        own = sum((row.quantity for row in rows), ZERO)
+def _own_row(row: PositionRow) -> _Row:
+    guards = (f"{_GUARD_NAMES.get(kind, kind)} {decimal_text(price)}" for kind, price in row.guards)
+    return _Row(
+        {
+            "symbol": row.symbol,
+            "owner": Text(row.owner),
+            "side": str(row.side),
+            "quantity": decimal_text(abs(row.quantity)),
+            "entry": _number(row.entry_price),
+            "last": _number(row.price),
+            "PnL USDT": _signed(row.unrealized_usdt),
+            "%": _signed(row.percent, 2),
+            "leverage": "-" if row.leverage is None else f"{row.leverage}x",
+            "client order id": Text(row.client_order_id or "-"),
+            "guarded by": ", ".join(guards) or "-",
+        }
+    )
+
+
+def _net_row(report: SyncReport, symbol: str, rows: list[PositionRow]) -> _Row:
+    whose = {"symbol": symbol, "owner": "exchange"}
     if report.identity is None:
-        table.add_row(symbol, "exchange", "not read", *[""] * 9, style="dim", end_section=True)
-        return
+        return _Row({**whose, "side": "not read"}, "dim")
     held = report.exchange_positions.get(symbol)
     theirs = held.quantity if held else ZERO
     with exact():
-        difference = theirs - own
+        difference = theirs - sum((row.quantity for row in rows), ZERO)
     side = PositionSide.FLAT if not theirs else PositionSide.LONG if theirs > 0 else PositionSide.SHORT
     entry, mark, profit, leverage = _exchange_cells(held)
-    table.add_row(
-        symbol,
-        "exchange",
-        str(side),
-        decimal_text(abs(theirs)),
-        entry,
-        mark,
-        profit,
-        "",
-        leverage,
-        "",
-        "",
-        Text("0", style="green") if not difference else Text(f"{difference:+f}", style="bold red"),
-        style="bold",
-        end_section=True,
+    return _Row(
+        {
+            **whose,
+            "side": str(side),
+            "quantity": decimal_text(abs(theirs)),
+            "entry": entry,
+            "last": mark,
+            "PnL USDT": profit,
+            "leverage": leverage,
+            "difference": Text(f"{difference:+f}", style="bold red")
+            if difference
+            else Text("0", style="green"),
+        },
+        "bold",
     )
 
 

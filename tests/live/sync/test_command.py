@@ -78,6 +78,11 @@ def test_both_sides_are_shown(server: PaperServer, tmp_path: Path) -> None:
     assert re.search(r"2 positions \(\+2 ~0 -0\), 0 errors, agrees, \d+ ms", text)
     assert " sum 9,998.24300000 " in text and " exchange 9,998.24300000 " in text
 
+    code, text = ask("status", *given(server, database), "--width", 80)
+    assert code == 0 and "…" not in text
+    assert " BTCUSDT A LONG 0.05 50200 10x " in text and " BTCUSDT B 50200 +0.0000 +0.00 " in text
+    assert " BTCUSDT A A_BTCUSDT_1704070799999o - " in text
+
     server.fault("manual_trade", symbol=BTC, side="SELL", quantity="0.01")
     code, text = ask("status", *given(server, database))
     assert code == 1

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from ledger_support import T0, fill
 
-from envs.time_grid import HOUR_MS
+from envs.time_grid import HOUR_MS, MINUTE_MS
 from live.exchange.base import FundingRate
 from live.ledger import Ledger
 from live.sync import TradeSyncSettings
@@ -101,4 +103,23 @@ async def test_a_question_without_an_answer_is_asked_again_at_once(tmp_path: Pat
             listing.down = False
         await history.read_settlements(BTC, HOUR + 1001, found)
     assert (len(listing.asked), found.income) == (2, 1)
+    ledger.close()
+
+
+async def test_one_without_any_mark_price_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unmarked(Listing):
+        async def funding_rates(self, symbol: str, start_ms: int, end_ms: int) -> list[FundingRate]:
+            listed = await super().funding_rates(symbol, start_ms, end_ms)
+            return [replace(one, mark_price=None) for one in listed]
+
+        async def mark_candles(self, *_: object, **__: object) -> list[Any]:
+            return []
+
+    ledger, found = opposite(tmp_path), CaughtUp()
+    async with reader(ledger, Unmarked((HOUR, HOUR))) as history:
+        await history.read_settlements(BTC, HOUR + 6 * MINUTE_MS, found)
+    assert found.income == 0 and ledger.position("paper", "A", BTC).funding == 0
+    assert "neither mark price nor mark candle for the settlement at 2023-11-14 23:00" in caplog.text
     ledger.close()
