@@ -106,8 +106,8 @@ class Player:
     def _stopping(self) -> bool:
         return self._stop.is_set() or self._stage.stopping.is_set()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for its end."""
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for its end; None: however long it takes."""
         self._thread.join(timeout_s)
 
     def request_stop(self) -> None:

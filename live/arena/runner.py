@@ -181,6 +181,16 @@ class _Arena:
         """Let all play, and show where they stand."""
         for player in self._players:
             player.start()
+        try:
+            self._show_until_all_ended()
+        except BaseException:
+            # Nobody trades on an account that is being closed.
+            self.stop()
+            for player in self._players:
+                player.join()
+            raise
+
+    def _show_until_all_ended(self) -> None:
         with Screen(
             self._options.config.name,
             self._standings,

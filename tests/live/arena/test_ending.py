@@ -77,6 +77,24 @@ def test_a_signal_ends_everybody_after_the_step_and_everything_is_written(
             assert sorted(set(times)) == list(range(times[0], times[-1] + 1, 3_600_000))
 
 
+def test_what_the_screen_runs_into_ends_everybody_after_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_screen: Screen, steps: int) -> None:
+        if steps:
+            raise BrokenPipeError("whoever read the leaderboard is gone")
+
+    monkeypatch.setattr(Screen, "show", broken)
+    config = arena_of(tmp_path, {"cross": RULE, "hold": HOLDER})
+    with exchange(synthetic_market(SYMBOLS, interval="1h", n=60, seed=3)) as server:
+        with pytest.raises(BrokenPipeError):
+            play(config, tmp_path, server)
+        assert not [one.name for one in threading.enumerate() if one.name.startswith("arena ")]
+        for name in ("cross", "hold"):
+            rows = rows_of(tmp_path / name)
+            assert 0 < len(rows) < 59 * len(SYMBOLS) and len(rows) % len(SYMBOLS) == 0
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
