@@ -24,8 +24,8 @@ settings.register_profile("thorough", max_examples=500, **_COMMON)
 settings.load_profile("quick")
 
 _LONGEST_S = {
-    "test_5000_candles_with_stops_and_two_symbols": 60,
-    "test_25_schedules": 15,
+    "test_thousands_of_candles_with_stops_and_two_symbols": 20,
+    "test_25_schedules": 25,
     "test_three_agents_add_up_to_the_exchange": 20,
     "test_random_actions_over_real_candles": 12,
     "test_a_killed_run_continues_without_a_doubled_order": 12,
