@@ -18,7 +18,8 @@ from envs import kernel
 from envs.account import ZERO, EmergencyReport, Execution, Plan
 from envs.base import StepResult, TradingEnv, TradingWrapper
 from envs.futures_env import AheadSteps, FuturesEnv
-from envs.risk import RiskLimits, RiskState, day_start_of, fresh_state
+from envs.risk import RiskLimits
+from envs.risk_state import RiskState, day_start_of, fresh_state
 from envs.step_columns import StepColumns
 from envs.step_log import Standing, StepRecord
 from envs.wrappers import RiskControl, StepLog

@@ -27,18 +27,8 @@ from envs.account import (
 from envs.base import Action, Observation, StepResult, TradingEnv, TradingWrapper
 from envs.errors import ActionError, ExchangeError, HaltedError, RateLimitedError
 from envs.planning import to_decimal
-from envs.risk import (
-    RiskContext,
-    RiskLimits,
-    RiskState,
-    RiskStore,
-    drawdown_fraction,
-    fresh_state,
-    guard_prices,
-    judge,
-    transfer_scale,
-    with_guard,
-)
+from envs.risk import RiskContext, RiskLimits, guard_prices, judge, with_guard
+from envs.risk_state import RiskState, RiskStore, drawdown_fraction, fresh_state, transfer_scale
 
 
 def _no_sleep(_seconds: float) -> None:

@@ -16,7 +16,7 @@ from envs.account import ZERO, ActionType, Leg, OrderStatus, PositionSide, Side,
 from envs.futures_env import AheadSteps
 from envs.instruments import Instrument
 from envs.planning import NO_MARGIN, below_minimum_note, cut_note, quantity_decimal, to_decimal
-from envs.risk import drawdown_fraction
+from envs.risk_state import drawdown_fraction
 from envs.step_log import SCHEMA, Standing, format_value
 
 EVENTS = {

@@ -22,7 +22,7 @@ from envs.account import (
     Plan,
 )
 from envs.base import Observation, StepResult, TradingEnv, TradingWrapper
-from envs.risk import drawdown_fraction, transfer_scale
+from envs.risk_state import drawdown_fraction, transfer_scale
 from envs.step_log import COLUMNS, EMERGENCY_COLUMNS, SCHEMA, CsvAppender, Standing, StepRecord
 
 

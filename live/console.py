@@ -25,7 +25,7 @@ from envs.account import (
     Plan,
     PositionSide,
 )
-from envs.risk import RiskState, drawdown_fraction
+from envs.risk_state import RiskState, drawdown_fraction
 
 
 def utc_text(time_ms: int) -> str:

@@ -29,7 +29,7 @@ from envs.features import FeatureConfig
 from envs.instruments import Instrument
 from envs.observation import CLIP, observation_spec
 from envs.planning import Planner, to_decimal
-from envs.risk import transfer_scale
+from envs.risk_state import transfer_scale
 from envs.scaler import FeatureScaler
 from envs.settings import EnvConfig
 from envs.time_grid import HOUR_MS, format_time

@@ -16,7 +16,7 @@ from typing import Any
 
 from envs.account import ZERO, ActionType
 from envs.errors import ConfigError, StepLogError
-from envs.risk import RiskState
+from envs.risk_state import RiskState
 from envs.step_log import COLUMNS, repair_torn_line
 
 try:

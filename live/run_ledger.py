@@ -7,7 +7,7 @@ from typing import Self
 
 from agents.base import KeepsRecords
 from envs.account import EmergencyReport, Execution
-from envs.risk import RiskState
+from envs.risk_state import RiskState
 from envs.step_log import StepRecord
 from live.bridge import LoopThread
 from live.exchange.base import Exchange

@@ -10,7 +10,7 @@ from typing import Any
 
 from envs.account import ZERO
 from envs.errors import ConfigError, HaltedError
-from envs.risk import FileRiskStore, RiskState, RiskStore
+from envs.risk_state import FileRiskStore, RiskState, RiskStore
 from live.intent import Intent, IntentFile
 from live.recovery import Logged, Session, TransferMark, read_logged, sessions_of, write_session
 from live.resume import Resume

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from agents.arena.report import Curve
 from agents.arena.standings import Standing, ranked
-from envs.risk import FileRiskStore
+from envs.risk_state import FileRiskStore
 from live.arena.board import Board
 from live.arena.options import ArenaLiveOptions, shared_settings
 from live.arena.pace import Pace

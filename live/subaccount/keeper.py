@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from envs.account import ZERO
 from envs.errors import ExchangeError, OrderRejectedError
-from envs.risk import RiskState, RiskStore, drawdown_fraction, fresh_state, transfer_scale
+from envs.risk_state import RiskState, RiskStore, drawdown_fraction, fresh_state, transfer_scale
 from live.ledger.queries import Where, trades
 from live.store.journal import Emergency, Journal
 from live.subaccount.desk import REDUCE_ONLY_REJECT, SharedDesk

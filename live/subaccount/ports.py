@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from envs.errors import ConfigError, CredentialsError
-from envs.risk import RiskStore
+from envs.risk_state import RiskStore
 from live.exchange.binance import BinanceExchange
 from live.ledger import Ledger
 from live.settings import Credentials

@@ -10,7 +10,7 @@ from typing import Self
 
 from envs.account import ZERO
 from envs.errors import ConfigError, ExchangeError, HaltedError, LedgerError
-from envs.risk import RiskStore
+from envs.risk_state import RiskStore
 from live.exchange.base import Candle, Exchange, ExchangeAccount
 from live.ledger import MANUAL, Ledger, Transfer
 from live.ledger.arithmetic import exact

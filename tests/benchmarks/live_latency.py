@@ -31,7 +31,8 @@ from agents.run import run
 from envs.base import Observation
 from envs.features import default_features, feature_names
 from envs.observation import ObservationSpec
-from envs.risk import FileRiskStore, RiskLimits
+from envs.risk import RiskLimits
+from envs.risk_state import FileRiskStore
 from envs.settings import EnvConfig
 from envs.time_grid import interval_to_ms
 from envs.wrappers import RiskControl, StepLog

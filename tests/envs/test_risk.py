@@ -27,16 +27,8 @@ from envs.account import (
     classify,
 )
 from envs.errors import ConfigError, PerpgymError
-from envs.risk import (
-    FileRiskStore,
-    RiskContext,
-    RiskLimits,
-    RiskState,
-    fresh_state,
-    guard_prices,
-    judge,
-    with_guard,
-)
+from envs.risk import RiskContext, RiskLimits, guard_prices, judge, with_guard
+from envs.risk_state import FileRiskStore, RiskState, fresh_state
 
 D = Decimal
 HOUR_MS = 3_600_000
@@ -520,7 +512,7 @@ def test_a_note_that_found_no_room_is_an_error_of_ours(
 ) -> None:
     store = FileRiskStore(tmp_path / "risk.json")
     store.save(STATE)
-    monkeypatch.setattr("envs.risk.os.write", lambda _file, data: len(data) // 2)
+    monkeypatch.setattr("envs.risk_state.os.write", lambda _file, data: len(data) // 2)
     with pytest.raises(PerpgymError, match="No space left"):
         store.note(later())
 

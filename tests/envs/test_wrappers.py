@@ -26,7 +26,8 @@ from envs.account import (
 from envs.base import TradingEnv, TradingWrapper
 from envs.errors import ExchangeUnavailableError, HaltedError, OutcomeUnknownError
 from envs.futures_env import FuturesEnv
-from envs.risk import FileRiskStore, RiskLimits, RiskState
+from envs.risk import RiskLimits
+from envs.risk_state import FileRiskStore, RiskState
 from envs.synthetic import synthetic_market
 from envs.wrappers import RiskControl, StepLog
 

@@ -26,7 +26,8 @@ from envs.base import Observation
 from envs.features import FeatureConfig
 from envs.market import Market
 from envs.observation import ObservationSpec
-from envs.risk import RiskLimits, RiskStore
+from envs.risk import RiskLimits
+from envs.risk_state import RiskStore
 from envs.settings import EnvConfig
 from envs.wrappers import RiskControl, StepLog
 from live.bridge import LoopThread

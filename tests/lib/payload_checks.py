@@ -26,9 +26,9 @@ from live.exchange.base import (
 )
 from live.exchange.budget import RequestBudget
 from live.exchange.candle_stream import _candle
-from live.exchange.rest import WireError, read_reply
 from live.exchange.sockets import event_of
 from live.exchange.user_events import message_kind, parse_user_message
+from live.exchange.wire_client import WireError, read_reply
 
 Check = Callable[[Any], None]
 ONE = Decimal(1)

@@ -39,7 +39,7 @@ from agents.base import AgentSetup
 from agents.run import Ending
 from envs.account import ZERO, Leg
 from envs.errors import HaltedError, PerpgymError
-from envs.risk import FileRiskStore
+from envs.risk_state import FileRiskStore
 from live.console import LiveConsole
 from live.env import LiveEnv
 from live.exchange.base import RetryPolicy

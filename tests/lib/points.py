@@ -15,7 +15,7 @@ import pytest
 from schedules import SYMBOLS, At
 
 from envs.errors import ConfigError
-from envs.risk import FileRiskStore
+from envs.risk_state import FileRiskStore
 from envs.step_log import CsvAppender
 from live import intent, recovery
 from live.exchange.rest import BinanceRest

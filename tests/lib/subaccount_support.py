@@ -13,7 +13,7 @@ import aiohttp
 
 from envs.account import Leg, Order, Side
 from envs.market import Market
-from envs.risk import RiskStore
+from envs.risk_state import RiskStore
 from live.bridge import LoopThread
 from live.exchange.base import RetryPolicy, TriggerKind, TriggerOrder
 from live.exchange.binance import BinanceExchange

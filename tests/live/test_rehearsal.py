@@ -17,7 +17,8 @@ from support import market_of
 from agents.run import run
 from envs.account import AccountSnapshot, Plan
 from envs.base import Observation
-from envs.risk import RiskLimits, RiskState
+from envs.risk import RiskLimits
+from envs.risk_state import RiskState
 from live import rehearsal
 from live.rehearsal import Rehearsal, deciding
 from live.venues import LockStep

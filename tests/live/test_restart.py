@@ -28,7 +28,8 @@ from envs.errors import (
 )
 from envs.market import Market
 from envs.observation import ObservationSpec
-from envs.risk import FileRiskStore, RiskLimits
+from envs.risk import RiskLimits
+from envs.risk_state import FileRiskStore
 from envs.settings import EnvConfig
 from envs.step_log import COLUMNS, CsvAppender
 from live import recovery, resume

@@ -22,7 +22,8 @@ from envs.account import Approved, Execution, Fill, Plan
 from envs.features import market_features
 from envs.futures_env import FuturesEnv
 from envs.market import Market
-from envs.risk import RiskContext, RiskLimits, fresh_state, judge
+from envs.risk import RiskContext, RiskLimits, judge
+from envs.risk_state import fresh_state
 from envs.view import VIEW
 from envs.wrappers import RiskControl, StepLog
 

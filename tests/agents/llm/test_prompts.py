@@ -22,7 +22,7 @@ from envs.decisions import Decided, decision_action
 from envs.features import market_features
 from envs.futures_env import FuturesEnv
 from envs.market import Market, build_market
-from envs.risk import fresh_state
+from envs.risk_state import fresh_state
 from envs.synthetic import synthetic_market
 from envs.wrappers import RiskControl, StepLog
 

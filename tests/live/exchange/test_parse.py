@@ -23,8 +23,8 @@ from live.exchange.base import (
     MarginCallEvent,
     OrderEvent,
 )
-from live.exchange.rest import read_reply
 from live.exchange.user_events import message_kind, parse_user_message
+from live.exchange.wire_client import read_reply
 
 PAYLOADS = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "payloads"
 needs_payloads = pytest.mark.skipif(not PAYLOADS.is_dir(), reason="the shared payloads are not here")

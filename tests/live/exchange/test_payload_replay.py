@@ -16,7 +16,7 @@ import pytest
 
 from envs.errors import PerpgymError
 from live.exchange import parse
-from live.exchange.rest import read_reply
+from live.exchange.wire_client import read_reply
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 PAYLOADS = SHARED / "payloads"

@@ -25,7 +25,7 @@ from envs.errors import (
 from live.exchange.base import RetryPolicy
 from live.exchange.binance import BinanceExchange
 from live.exchange.clock import ExchangeClock
-from live.exchange.rest import WireError, read_reply
+from live.exchange.wire_client import WireError, read_reply
 from live.settings import Credentials
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from envs.account import Leg, Order, Side
 from envs.errors import ConfigError
 from live.exchange.base import client_order_id
 from live.exchange.binance import BinanceExchange
-from live.exchange.rest import FuturesClient
+from live.exchange.wire_client import FuturesClient
 
 if TYPE_CHECKING:
     from tests.live.exchange.conftest import FaultyExchange

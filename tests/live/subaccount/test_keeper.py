@@ -11,7 +11,7 @@ from support import market_of
 
 from envs.account import Leg
 from envs.errors import HaltedError, OrderRejectedError
-from envs.risk import FileRiskStore
+from envs.risk_state import FileRiskStore
 from live.store.journal import Journal
 
 D = Decimal
