@@ -1,61 +1,40 @@
-"""A step's orders at the exchange: sent, guarded by their triggers, or all closed; nothing here decides."""
+"""A step's orders at the exchange: sent, and guarded by their triggers; nothing here decides."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 from envs.account import (
     ZERO,
     ActionType,
     CandleEvent,
-    Fill,
     Leg,
-    Order,
     OrderResult,
     OrderStatus,
     Plan,
     PlannedOrder,
     Protection,
-    Side,
 )
-from envs.errors import ExchangeError, OrderRejectedError, OutcomeUnknownError
+from envs.errors import ExchangeError
 from envs.instruments import Instrument
 from envs.planning import to_decimal
 from envs.settings import EnvConfig
+from live.closing_desk import ClosingDesk
 from live.exchange.base import Exchange, OrderReport, client_order_id
-from live.exchange.budget import reducing_risk
-from live.exchange.client_ids import MAX_ATTEMPTS
 from live.fill_events import events_of
 from live.intent import Intent
 from live.live_account import LiveAccount
+from live.outcome import Outcome, fills_of, place
 from live.triggers import TriggerDesk
 
-_MARGIN_INSUFFICIENT = -2019
+__all__ = ["OrderDesk", "Outcome"]
+
 _OWN_LEGS = (Leg.STOP, Leg.TAKE_PROFIT)
 # Orders that could bind more than this fraction of the equity go one after another.
 _AMPLE = Decimal("0.8")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a step's orders.
-
-    Attributes:
-        results: one per symbol, in the environment's order.
-        events: fills beside the orders.
-        funding_usdt: by symbol, booked with the candle's open.
-        failure: why the exchange cannot be relied on; empty when it can.
-        open_orders: how many rest at the exchange; None when that was not read.
-    """
-
-    results: tuple[OrderResult, ...]
-    events: tuple[CandleEvent, ...] = ()
-    funding_usdt: Mapping[str, Decimal] = field(default_factory=dict)
-    failure: str = ""
-    open_orders: int | None = None
 
 
 class OrderDesk:
@@ -91,9 +70,9 @@ class OrderDesk:
         self._instruments = {instrument.symbol: instrument for instrument in instruments}
         self._leverage = {i.symbol: config.leverage_setting(i) for i in instruments}
         self._agent = agent
+        self._closing = ClosingDesk(exchange, account, triggers, instruments, agent)
         self._done: dict[str, OrderReport] = {}
         self._missing: dict[str, Protection] = {}
-        self._attempts: dict[str, int] = {}  # emergency ids used at this candle
 
     async def begin(self, close_ms: int) -> None:
         """Find out what an earlier session left: this candle's orders, its triggers, and those it did not place."""
@@ -102,17 +81,14 @@ class OrderDesk:
         )
         self._done.clear()
         self._missing.clear()
-        self._attempts.clear()
+        self._closing.begin()
         for symbol, instrument in self._instruments.items():
             done = await self._exchange.order(
                 symbol, client_order_id(self._agent, symbol, close_ms, Leg.ORDER)
             )
             if done is not None:
                 self._done[symbol] = done
-            for attempt in range(MAX_ATTEMPTS):
-                if await self._exchange.order(symbol, self._emergency_id(symbol, close_ms)) is None:
-                    break
-                self._attempts[symbol] = attempt + 1
+            await self._closing.find_used_ids(symbol, close_ms)
             missing = self._missing_protection(instrument, await self._intended(symbol))
             if missing is not None:
                 self._missing[symbol] = missing
@@ -187,7 +163,7 @@ class OrderDesk:
         failure = ""
         events: list[CandleEvent] = []
         try:
-            funding = await self._account.after_orders(_fills_of(results.values()))
+            funding = await self._account.after_orders(fills_of(results.values()))
         except ExchangeError as error:
             failure = f"the account cannot be read after the orders: {error}"
         else:
@@ -268,24 +244,11 @@ class OrderDesk:
         order = replace(
             entry.order, client_order_id=client_order_id(self._agent, symbol, close_ms, entry.order.leg)
         )
-        return await self._place(replace(entry, order=order), order)
+        return await place(self._exchange, replace(entry, order=order), order, self._agent)
 
-    async def _place(self, entry: PlannedOrder, order: Order) -> OrderResult:
-        try:
-            report = await self._exchange.place(order)
-        except OrderRejectedError as error:
-            text = "margin is insufficient" if error.code == _MARGIN_INSUFFICIENT else str(error)
-            return OrderResult(entry, OrderStatus.REJECTED, error=text)
-        except OutcomeUnknownError as error:
-            return OrderResult(entry, OrderStatus.UNKNOWN, error=str(error))
-        except ExchangeError as error:
-            return OrderResult(entry, OrderStatus.FAILED, error=str(error))
-        fills = tuple(replace(fill, leg=order.leg, agent=self._agent) for fill in report.fills)
-        if report.executed_quantity >= order.quantity:
-            return OrderResult(entry, OrderStatus.FILLED, fills)
-        status = OrderStatus.PARTIAL if fills else OrderStatus.REJECTED
-        text = f"{report.status.lower()} after {report.executed_quantity} of {order.quantity}"
-        return OrderResult(entry, status, fills, error=text)
+    async def close_all(self, reason: str, close_ms: int, prices: Mapping[str, Decimal]) -> Outcome:
+        """Close every position and cancel every order instead; see `ClosingDesk.close_all`."""
+        return await self._closing.close_all(reason, close_ms, prices)
 
     def rehearse(self, plan: Plan) -> Iterator[None]:
         """What sending a plan takes, without sending it, order by order."""
@@ -326,13 +289,13 @@ class OrderDesk:
     ) -> Outcome:
         symbol = result.planned.symbol
         failure = ""
-        closings = await self._close(symbol, held, price, close_ms, f"its stop failed: {error}")
+        closings = await self._closing.close(symbol, held, price, close_ms, f"its stop failed: {error}")
         if all(closing.status is OrderStatus.FILLED for closing in closings):
             text = f"position closed again, its stop failed: {error}"
         else:
             text = f"its stop failed: {error}; nor could the position be closed: {closings[-1].error}"
             failure = f"{symbol} is neither guarded nor closed: {text}"
-        fills = _fills_of(closings)
+        fills = fills_of(closings)
         try:
             await self._account.after_orders(fills)
             await self._triggers.drop(symbol)
@@ -342,95 +305,3 @@ class OrderDesk:
         noted = tuple(replace(event, note=text) for event in events)
         result = replace(result, error="; ".join(filter(None, (result.error, text))))
         return Outcome((result,), noted, failure=failure)
-
-    # --- closing everything ------------------------------------------------------------------------------
-
-    async def close_all(self, reason: str, close_ms: int, prices: Mapping[str, Decimal]) -> Outcome:
-        """Close every position, cancel every order, and read back. Everything is tried, whatever else fails.
-
-        Args:
-            reason: goes into the results.
-            close_ms: close of the last candle; part of the orders' ids.
-            prices: closes by symbol, for the record.
-
-        Raises:
-            ExchangeError: nothing was filled, and the account cannot be read.
-        """
-        # Also what is read meanwhile may use the share of the exchange's limits that is kept for this.
-        with reducing_risk():
-            return await self._close_all(reason, close_ms, prices)
-
-    async def _close_all(self, reason: str, close_ms: int, prices: Mapping[str, Decimal]) -> Outcome:
-        problems: list[ExchangeError] = []
-        try:
-            await self._account.refresh()
-        except ExchangeError as error:
-            problems.append(error)  # then by the positions last read: reduce-only orders can do no harm
-        results: list[OrderResult] = []
-        for symbol in self._instruments:
-            held, _ = self._account.position(symbol)
-            closings = await self._close(symbol, held, prices[symbol], close_ms, reason)
-            cancelled = await self._cancel_all(symbol)
-            if not closings:
-                idle = PlannedOrder(symbol, 0.0, ActionType.HOLD, None, ZERO, prices[symbol], note=reason)
-                closings = [OrderResult(idle, OrderStatus.NONE)]
-            error_text = "; ".join(filter(None, (closings[-1].error, cancelled)))
-            results.append(replace(closings[-1], fills=tuple(_fills_of(closings)), error=error_text))
-        fills = _fills_of(results)
-        funding: Mapping[str, Decimal] = {}
-        events: tuple[CandleEvent, ...] = ()
-        open_orders: int | None = None
-        try:
-            funding = await self._account.after_orders(fills)
-            missed = await self._account.missed_fills()
-            events = events_of(missed, {s: self._account.position(s)[0] for s in self._instruments})
-            resting = await asyncio.gather(*(self._exchange.open_orders(s) for s in self._instruments))
-            open_orders = sum(len(orders) for orders in resting)
-        except ExchangeError as error:
-            if not fills:
-                raise
-            problems.append(error)
-        failure = "; ".join(str(problem) for problem in problems)
-        return Outcome(tuple(results), events, funding, failure, open_orders)
-
-    async def _cancel_all(self, symbol: str) -> str:
-        try:
-            await self._exchange.cancel_all(symbol)
-        except ExchangeError as error:
-            return f"cancel failed: {error}"
-        self._triggers.forget(symbol)
-        return ""
-
-    def _emergency_id(self, symbol: str, close_ms: int) -> str:
-        attempt = self._attempts.get(symbol, 0) % MAX_ATTEMPTS
-        return client_order_id(self._agent, symbol, close_ms, Leg.EMERGENCY, attempt)
-
-    async def _close(
-        self, symbol: str, held: Decimal, price: Decimal, close_ms: int, reason: str
-    ) -> list[OrderResult]:
-        """Close a position at market, reduce-only, under emergency ids; no order when there is nothing to close.
-
-        A position beyond the exchange's largest market order takes several.
-        """
-        left = abs(held)
-        results: list[OrderResult] = []
-        while left > 0:
-            order = Order(
-                symbol=symbol,
-                side=Side.SELL if held > 0 else Side.BUY,
-                quantity=min(left, self._instruments[symbol].max_quantity_market),
-                reduce_only=True,
-                leg=Leg.EMERGENCY,
-                client_order_id=self._emergency_id(symbol, close_ms),
-            )
-            self._attempts[symbol] = self._attempts.get(symbol, 0) + 1
-            entry = PlannedOrder(symbol, 0.0, ActionType.EMERGENCY_CLOSE, order, ZERO, price, note=reason)
-            results.append(await self._place(entry, order))
-            if results[-1].status is not OrderStatus.FILLED:
-                break
-            left -= order.quantity
-        return results
-
-
-def _fills_of(results: Iterable[OrderResult]) -> list[Fill]:
-    return [fill for result in results for fill in result.fills]
