@@ -1,0 +1,93 @@
+"""Deposits and withdrawals move what a live run counts from, exactly once, wherever the process dies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_support import rows_of
+from restart_support import Killed, account, check, kill, market, serve, session
+
+from envs.risk import RiskLimits
+from envs.risk_state import FileRiskStore
+from live import recovery
+from live.paper.runtime import PaperServer
+
+
+@pytest.fixture
+def server() -> Iterator[PaperServer]:
+    with serve(market()) as running:
+        yield running
+
+
+def test_a_withdrawal_while_the_run_is_down_is_no_loss(server: PaperServer, tmp_path: Path) -> None:
+    limits = RiskLimits(max_drawdown_fraction=0.1)
+    session(server, tmp_path, [0.2], [0.2], limits=limits)
+    account(server).book_income("TRANSFER", Decimal(-4_000), "", server.exchange.now_ms)
+    for _ in range(2):
+        result = session(server, tmp_path, [0.2], limits=limits)
+        assert result.exit_code == 0
+    rows = check(server, tmp_path)
+    assert Decimal(rows[-1]["balance"]) == Decimal(5_995)
+    assert Decimal(rows[-1]["pnl_total"]) == Decimal(-5)
+    assert float(rows[-1]["drawdown"]) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "after"),
+    [
+        (recovery, "write_json", 2, False),  # the first is the session's own file
+        (FileRiskStore, "save", 1, False),
+        (FileRiskStore, "save", 1, True),
+    ],
+)
+def test_a_transfer_counts_once_wherever_the_process_dies(
+    server: PaperServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    call: int,
+    after: bool,
+) -> None:
+    limits = RiskLimits(max_drawdown_fraction=0.1)
+    session(server, tmp_path, [0.2], limits=limits)
+    account(server).book_income("TRANSFER", Decimal(-4_000), "", server.exchange.now_ms)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill(patch, owner, name, call=call, after=after)
+        session(server, tmp_path, [0.2], limits=limits)
+    for _ in range(2):
+        assert session(server, tmp_path, [0.2], limits=limits).exit_code == 0
+    state = FileRiskStore(next(tmp_path.glob("risk_*.json"))).load()
+    assert state is not None
+    assert state.initial_equity_usdt == 6_000
+    # The fee of 5 USDT is the same part of what was there before it moved.
+    assert float(state.peak_equity_usdt) == pytest.approx(5_995 * 10_000 / 9_995)
+
+
+def test_a_deposit_counts_once_however_often_the_run_starts(server: PaperServer, tmp_path: Path) -> None:
+    for number in range(3):
+        session(server, tmp_path, [0.1])
+        account(server).book_income("TRANSFER", Decimal(1_000), "", server.exchange.now_ms)
+        session(server, tmp_path, [0.1])
+        assert Decimal(rows_of(tmp_path)[-1]["pnl_total"]) == Decimal("-2.5"), number
+        state = FileRiskStore(next(tmp_path.glob("risk_*.json"))).load()
+        assert state is not None
+        assert state.initial_equity_usdt == 10_000 + 1_000 * (number + 1)
+
+
+def test_what_was_paid_in_long_before_a_run_is_its_capital(server: PaperServer, tmp_path: Path) -> None:
+    server.advance(5)  # the account was opened, with a deposit, more than an hour ago
+    for _ in range(3):
+        session(server, tmp_path, [0.1])
+        state = FileRiskStore(next(tmp_path.glob("risk_*.json"))).load()
+        assert state is not None
+        assert state.initial_equity_usdt == 10_000
+        assert 9_990 < state.peak_equity_usdt < 10_010
+    server.fault("transfer", amount_usdt="10000")
+    session(server, tmp_path, [0.1])
+    state = FileRiskStore(next(tmp_path.glob("risk_*.json"))).load()
+    assert state is not None and 19_980 < state.peak_equity_usdt < 20_020
