@@ -21,6 +21,7 @@ from live.bridge import LoopThread
 from live.console import LiveConsole, utc_text
 from live.exchange.base import Exchange
 from live.exchange.binance import BinanceExchange
+from live.folders import make_folder
 from live.heap import heap_set_aside
 from live.options import SessionOptions
 from live.recovery import run_lock
@@ -31,7 +32,6 @@ from live.session import (
     check_agent,
     close_exchange,
     confirm_real_money,
-    make_folder,
     open_stack,
     stop_signals,
 )

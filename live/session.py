@@ -144,20 +144,6 @@ def check_agent(setup: AgentSetup, symbols: tuple[str, ...], interval_ms: int, s
     setup.agent.reset(observation_spec(symbols, interval_ms, names, setup.env), seed=seed)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a run's folder.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make the folder {folder} ({error.strerror}); give another with --out"
-        ) from error
-
-
 def account_name(session: VenueSession, account_id: str) -> str:
     """The account's name in a database: two accounts never share one, one keeps its own."""
     if session.fresh:

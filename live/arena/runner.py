@@ -21,15 +21,12 @@ from live.arena.player import Player
 from live.arena.screen import Screen
 from live.bridge import LoopThread
 from live.console import LiveConsole
+from live.folders import make_folder
 from live.heap import heap_set_aside
 from live.ledger import Ledger
 from live.recovery import run_lock
 from live.run_memory import RunMemory
-from live.session import (
-    check_agent,
-    make_folder,
-    stop_signals,
-)
+from live.session import check_agent, stop_signals
 from live.venues import VenueSession, open_venue
 
 

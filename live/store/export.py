@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Connection, Integer, Table, func, select
 
 from envs.errors import ConfigError, StoreError
+from live.folders import make_folder
 from live.store import schema
 from live.store.base import KEY
 from live.store.database import Store
@@ -53,12 +54,7 @@ def export(
         raise ConfigError(
             f"table {unknown[0]!r} does not exist; there are {', '.join(sorted(schema.TABLES))}"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make the folder {folder} ({error.strerror}); give another folder"
-        ) from error
+    make_folder(folder, remedy="give another folder")
     chosen = [table for table in schema.METADATA.sorted_tables if not tables or table.name in tables]
     written = []
     with store.read() as connection:
