@@ -14,7 +14,9 @@ from restart_support import Killed, account, check, kill, market, serve, session
 from envs.risk import RiskLimits
 from envs.risk_state import FileRiskStore
 from live import recovery
+from live.candle_feed import CandleFeed
 from live.paper.runtime import PaperServer
+from live.runner import _LiveLog
 
 
 @pytest.fixture
@@ -66,6 +68,72 @@ def test_a_transfer_counts_once_wherever_the_process_dies(
     assert state.initial_equity_usdt == 6_000
     # The fee of 5 USDT is the same part of what was there before it moved.
     assert float(state.peak_equity_usdt) == pytest.approx(5_995 * 10_000 / 9_995)
+
+
+def move_and_die(
+    patch: pytest.MonkeyPatch, server: PaperServer, amount: int, written: str, *, replaced: bool
+) -> None:
+    """Have money moved while a session waits for its second candle, and end the process when it then replaces a file.
+
+    Args:
+        patch: undoes it.
+        server: where the account is.
+        amount: of USDT paid in; out, below zero.
+        written: how the file's name begins.
+        replaced: the new one is in its place already; else it is written beside it.
+    """
+    wait, replace = CandleFeed.next_candles, Path.replace
+    waits: list[int] = []
+
+    async def moving(self: CandleFeed) -> Any:
+        waits.append(len(waits))
+        if len(waits) == 2:
+            server.fault("transfer", amount_usdt=str(amount))
+        return await wait(self)
+
+    def dying(self: Path, target: Path) -> Path:
+        if len(waits) < 2 or not self.name.startswith(written):
+            return replace(self, target)
+        if replaced:
+            replace(self, target)
+        raise Killed
+
+    patch.setattr(CandleFeed, "next_candles", moving)
+    patch.setattr(Path, "replace", dying)
+    patch.setattr(_LiveLog, "close", lambda self: self._file.close())
+
+
+@pytest.mark.parametrize("amount", [-4_000, 5_000])
+@pytest.mark.parametrize(
+    ("written", "replaced"), [("transfers_", False), ("transfers_", True), ("risk_", False), ("risk_", True)]
+)
+def test_a_transfer_in_a_running_session_counts_once_wherever_the_process_dies(
+    server: PaperServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    amount: int,
+    written: str,
+    replaced: bool,
+) -> None:
+    limits = RiskLimits(max_drawdown_fraction=0.1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        move_and_die(patch, server, amount, written, replaced=replaced)
+        session(server, tmp_path, [0.2], [0.2], [0.2], limits=limits)
+    (path,) = tmp_path.glob("risk_*.json")
+    killed = FileRiskStore(path).load()
+    counted = written == "risk_" and replaced
+    assert killed is not None and killed.initial_equity_usdt == 10_000 + amount * counted
+    for _ in range(2):
+        assert session(server, tmp_path, [0.2], limits=limits).exit_code == 0
+        state = FileRiskStore(path).load()
+        assert state is not None
+        assert state.initial_equity_usdt == 10_000 + amount
+        # The fee of 5 USDT was paid before the money moved: it is the same part of what there is.
+        assert float(state.peak_equity_usdt) == pytest.approx(10_000 * (9_995 + amount) / 9_995)
+        assert float(state.max_drawdown_fraction) == pytest.approx(5 / 10_000)
+    rows = check(server, tmp_path)
+    assert [row["action_type"] for row in rows] == ["open_long", "hold", "hold", "end", "hold", "end"]
+    assert Decimal(rows[-1]["pnl_total"]) == -5
 
 
 def test_a_deposit_counts_once_however_often_the_run_starts(server: PaperServer, tmp_path: Path) -> None:
