@@ -60,7 +60,9 @@ class LiveAccount:
     """Wallet, positions and funding, read from the exchange and split at candle boundaries.
 
     A settlement at the open of candle t+1 is not part of the account at the close of candle t, however soon the
-    exchange books it: it waits in `_pending` until the step's orders are done.
+    exchange books it: it waits in `_pending` until the step's orders are done. A deposit or withdrawal that comes
+    between that close and the step's orders waits in `_moved_usdt` for the next candle: who measures losses hears of it
+    then, and would take it for a profit or a loss before.
 
     Beside what the exchange says stands what fills, funding and transfers explain of it (`_explained_usdt`,
     `_folded`). Where the two differ the exchange's books are searched, so that nothing it does goes unnoticed,
@@ -87,6 +89,7 @@ class LiveAccount:
         self._funding_seen: set[tuple[str, int, str]] = set()
         self._transfers_seen: set[tuple[str, int, str]] = set()
         self.transfers_until_ms = 0  # transfers up to here are known
+        self._moved_usdt = ZERO  # transfers that count with the next candle
         self._begin_ms = 0
 
     def position(self, symbol: str) -> tuple[Decimal, Decimal]:
@@ -111,6 +114,7 @@ class LiveAccount:
         """
         self._begin_ms = boundary_ms
         self._payments_due = False
+        self._moved_usdt = ZERO
         self._watch.start()
         # Without a time the exchange tells of the last week only, and the run may have been away for longer.
         look_back_ms = min(since_ms - _CLOCK_MARGIN_MS, boundary_ms - _WEEK_MS) if since_ms else None
@@ -204,12 +208,25 @@ class LiveAccount:
             self._set_pending(await self._new_payments())
             self._payments_due = False
         await self._read()
+        if self._booked_usdt != self._explained_usdt:
+            await self._put_transfers_aside()
         funding = self._pending
-        self._pending = dict.fromkeys(self._symbols, ZERO)
-        self.wallet_usdt = self._booked_usdt
+        self._set_pending(())
         if not self._is_explained():
             self._watch.doubt()
         return funding
+
+    async def _put_transfers_aside(self) -> None:
+        try:
+            moved = await self._new_transfers()
+        except ExchangeError as error:
+            _log.warning(
+                "whether money was moved cannot be read (%s): what it did to the wallet counts", error
+            )
+            return
+        if moved:
+            self._moved_usdt += moved
+            await self._read()  # one that came between the two answers was listed, but not in the wallet yet
 
     def _is_explained(self) -> bool:
         return self._booked_usdt == self._explained_usdt and all(
@@ -226,7 +243,7 @@ class LiveAccount:
         """
         self._watch.start()  # where the stream has ended
         may_settle = boundary_ms % _HOUR_MS <= _FUNDING_DELAY_MS
-        if quiet and self.is_unchanged(boundary_ms):
+        if quiet and not self._moved_usdt and self.is_unchanged(boundary_ms):
             self._payments_due = self._payments_due or may_settle
             return Meanwhile((), dict.fromkeys(self._symbols, ZERO), ZERO)
         payments: list[FundingPayment] = []
@@ -236,9 +253,9 @@ class LiveAccount:
         if self._booked_usdt != self._explained_usdt:
             payments += await self._new_payments()
         fills = await self.missed_fills()
-        transfers = ZERO
+        transfers = self._moved_usdt
         if self._booked_usdt != self._explained_usdt:
-            transfers = await self._new_transfers()
+            transfers += await self._new_transfers()
         if self._booked_usdt != self._explained_usdt:
             _log.info(
                 "wallet changed by %s USDT beside fills, funding and transfers",
@@ -254,6 +271,7 @@ class LiveAccount:
                 inner[payment.symbol] += payment.amount_usdt
             else:
                 later.append(payment)
+        self._moved_usdt = ZERO
         self._set_pending(later)
         return Meanwhile(tuple(fills), inner, transfers)
 
@@ -316,7 +334,7 @@ class LiveAccount:
 
     def _take(self, account: ExchangeAccount) -> None:
         self._booked_usdt = account.wallet_usdt
-        self.wallet_usdt = account.wallet_usdt - sum(self._pending.values(), ZERO)
+        self._set_wallet()
         for symbol in self._symbols:
             position = account.positions.get(symbol)
             self._positions[symbol] = (
@@ -328,7 +346,10 @@ class LiveAccount:
         for payment in payments:
             if payment.symbol in self._pending:
                 self._pending[payment.symbol] += payment.amount_usdt
-        self.wallet_usdt = self._booked_usdt - sum(self._pending.values(), ZERO)
+        self._set_wallet()
+
+    def _set_wallet(self) -> None:
+        self.wallet_usdt = self._booked_usdt - sum(self._pending.values(), ZERO) - self._moved_usdt
 
     async def _new_payments(self) -> list[FundingPayment]:
         payments = await self._exchange.funding_payments(since_ms=self._funding_since_ms)

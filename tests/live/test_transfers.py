@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from live_support import rows_of
 from restart_support import Killed, account, check, kill, market, serve, session
 
+from envs.account import Plan
 from envs.risk import RiskLimits
 from envs.risk_state import FileRiskStore
 from live import recovery
 from live.candle_feed import CandleFeed
+from live.order_desk import OrderDesk, Outcome
 from live.paper.runtime import PaperServer
 from live.runner import _LiveLog
 
@@ -134,6 +137,40 @@ def test_a_transfer_in_a_running_session_counts_once_wherever_the_process_dies(
     rows = check(server, tmp_path)
     assert [row["action_type"] for row in rows] == ["open_long", "hold", "hold", "end", "hold", "end"]
     assert Decimal(rows[-1]["pnl_total"]) == -5
+
+
+@pytest.mark.parametrize(("amount", "dies"), [(-4_000, False), (5_000, False), (5_000, True)])
+def test_a_transfer_before_the_orders_counts_with_the_next_candle(
+    server: PaperServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amount: int, dies: bool
+) -> None:
+    limits = RiskLimits(max_drawdown_fraction=0.1)
+    carry_out = OrderDesk.carry_out
+    plans: list[Plan] = []
+
+    async def late(self: OrderDesk, plan: Plan) -> Outcome:
+        plans.append(plan)
+        if len(plans) == 2:
+            server.fault("transfer", amount_usdt=str(amount))
+        outcome = await carry_out(self, plan)
+        if dies and len(plans) == 2:
+            raise Killed
+        return outcome
+
+    with monkeypatch.context() as patch, pytest.raises(Killed) if dies else nullcontext():
+        patch.setattr(OrderDesk, "carry_out", late)
+        patch.setattr(_LiveLog, "close", (lambda self: self._file.close()) if dies else _LiveLog.close)
+        session(server, tmp_path, [0.2], [0.3], [0.3], limits=limits)
+    assert len(plans) >= 2
+    assert session(server, tmp_path, [0.3], limits=limits).exit_code == 0
+    rows = check(server, tmp_path)
+    if not dies:
+        balances = [Decimal(row["balance"]) for row in rows[:3]]
+        assert balances == [Decimal(9_995), Decimal("9992.5"), Decimal("9992.5") + amount]
+    assert {row["pnl_total"] for row in rows[2:]} == {"-7.5"}
+    assert max(float(row["drawdown"]) for row in rows) < 0.0015
+    state = FileRiskStore(next(tmp_path.glob("risk_*.json"))).load()
+    assert state is not None
+    assert state.initial_equity_usdt == 10_000 + amount
 
 
 def test_a_deposit_counts_once_however_often_the_run_starts(server: PaperServer, tmp_path: Path) -> None:
