@@ -147,7 +147,7 @@ class FileRiskStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("w", encoding="utf-8") as file:
-                file.write(_text_of(state))
+                file.write(_text_of(state, indent=1))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
@@ -207,13 +207,14 @@ def _checksum_of(text: str) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
-def _text_of(state: RiskState) -> str:
+def _text_of(state: RiskState, *, indent: int | None = None) -> str:
+    # Without indentation the encoder written in C is used.
     values: dict[str, Any] = {
         name: str(value) if isinstance(value, Decimal) else value
         for name in RiskState.__dataclass_fields__
         for value in (getattr(state, name),)
     }
-    return json.dumps(values, indent=1)
+    return json.dumps(values, indent=indent)
 
 
 def _state_of(text: str) -> RiskState:

@@ -45,8 +45,8 @@ class CandleFeed:
         self._history = history
         self._request_candle = request_candle
         self._stream: AsyncIterator[Candle] | None = None
-        self._next: asyncio.Task[Candle] | None = None
-        self._stop = asyncio.Event()
+        self._stop = False
+        self._waiting: asyncio.Timeout | None = None  # for a candle
         self._early: dict[tuple[int, str], Candle] = {}
         self._funding_until_ms = 0  # settlements up to here are in the history
         self.stale: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class CandleFeed:
     @property
     def stopped(self) -> bool:
         """Whether waits end at once."""
-        return self._stop.is_set()
+        return self._stop
 
     async def next_candles(self) -> dict[str, Candle] | None:
         """Wait for the next candle of every symbol and add it to the history.
@@ -106,7 +106,7 @@ class CandleFeed:
         Raises:
             MarketDataError: the stream ended with a hole that could not be filled.
         """
-        if self._stop.is_set():
+        if self._stop:
             return None
         history = self._history
         wanted_ms = history.last_open_ms + history.interval_ms
@@ -171,7 +171,7 @@ class CandleFeed:
             candle = await self._take(_SYMBOL_WAIT_S if got else None)
             self._end_rehearsal()
             if candle is None:
-                if self._stop.is_set():
+                if self._stop:
                     return None
                 break
             if candle.open_time_ms == wanted_ms:
@@ -190,19 +190,22 @@ class CandleFeed:
     async def _take(self, timeout_s: float | None) -> Candle | None:
         """The stream's next candle; None on a stop or after `timeout_s`."""
         assert self._stream is not None
-        if self._next is None:
-            self._next = asyncio.ensure_future(_anext(self._stream))
-        stop = asyncio.ensure_future(self._stop.wait())
+        if self._stop:
+            return None
+        waiting = self._waiting = asyncio.timeout(timeout_s)
         try:
-            done, _ = await asyncio.wait(
-                {self._next, stop}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            async with waiting:
+                return await anext(self._stream)
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            return None
+        except StopAsyncIteration:
+            raise MarketDataError(
+                "the candle stream ended; restart to continue from the last candle"
+            ) from None
         finally:
-            stop.cancel()
-        if self._next in done:
-            task, self._next = self._next, None
-            return task.result()
-        return None
+            self._waiting = None
 
     async def _fill_missing(self, got: dict[str, Candle], wanted_ms: int) -> None:
         history = self._history
@@ -222,22 +225,13 @@ class CandleFeed:
 
     def stop(self) -> None:
         """End the current and every later wait."""
-        self._stop.set()
+        self._stop = True
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
         """End the stream; harmless when there is none."""
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.gather(self._next, return_exceptions=True)
-            self._next = None
         aclose = getattr(self._stream, "aclose", None)
         self._stream = None
         if aclose is not None:
             await aclose()
-
-
-async def _anext(stream: AsyncIterator[Candle]) -> Candle:
-    try:
-        return await anext(stream)
-    except StopAsyncIteration:
-        raise MarketDataError("the candle stream ended; restart to continue from the last candle") from None

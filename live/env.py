@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -41,7 +42,8 @@ from live.fill_events import events_of
 from live.history import LiveHistory
 from live.intent import Intent
 from live.live_account import Beginning, LiveAccount, Meanwhile
-from live.order_desk import OrderDesk, Outcome
+from live.order_desk import OrderDesk
+from live.outcome import Outcome
 from live.rehearsal import ClosesIn, Rehearsal, Rehearse
 from live.resume import Resume, begin_account
 from live.triggers import TriggerDesk
@@ -131,6 +133,10 @@ class LiveEnv(TradingEnv):
         self._record = np.zeros(1, kernel.ACCOUNT_DTYPE)
         self._position = np.zeros(n, kernel.POSITION_DTYPE)
         self._order = np.zeros(n, kernel.ORDER_DTYPE)
+        # Views of their columns: a row of a structured array is an object that has to be made first.
+        self._wallet = self._record["wallet"]
+        self._quantity, self._entry_price = self._position["quantity"], self._position["entry_price"]
+        self._candles_held = self._position["candles_held"]
         self._step = 0
         self._pending_orders = 0
         self._executed = False
@@ -190,7 +196,7 @@ class LiveEnv(TradingEnv):
         await self._desk.begin(self._history.last_close_ms)
         for index, symbol in enumerate(self.symbols):
             held = self._account.candles_held(symbol, boundary_ms, self._history.interval_ms)
-            self._position[index]["candles_held"] = held
+            self._candles_held[index] = held
         self._pending_orders = self._triggers.count
         return beginning
 
@@ -248,7 +254,7 @@ class LiveEnv(TradingEnv):
                 entry_price=entry,
                 mark_price=price,
                 protection=self._triggers.protection(symbol),
-                candles_held=int(self._position[index]["candles_held"]),
+                candles_held=int(self._candles_held[index]),
             )
             notional = abs(quantity) * price
             initial += notional / self.config.leverage_setting(instrument)
@@ -327,8 +333,7 @@ class LiveEnv(TradingEnv):
             self._record[0]["peak_equity"] *= scale
             self._equity_before *= scale
         self._sync_kernel()
-        for row in self._position:
-            row["candles_held"] += 1 if row["quantity"] != 0.0 else 0
+        self._candles_held += self._quantity != 0.0
         reward = kernel.step_reward(
             self._planner.config_record[0], self._record[0], self._equity_before, self._drawdown_before
         )
@@ -423,16 +428,29 @@ class LiveEnv(TradingEnv):
     async def _open_connections(self) -> None:
         await self._exchange.warm_up(min(len(self.symbols), _CONNECTIONS))
 
-    def _rehearse(self) -> Iterator[None]:
-        """A step on the candles that are there, up to its signed orders. Nothing is kept, and nothing is sent."""
-        yield from self._history.rehearse()
+    async def _rehearse(self) -> AsyncGenerator[None]:
+        """A step on the candles that are there, up to its signed orders. Nothing is kept, and nothing is sent.
+
+        Each part is gone through in the thread that will do it: another one runs on another processor.
+        """
+        for _ in self._history.rehearse():
+            yield
         self._was_quiet(self._history.newest_candles())
         self.is_unchanged()
+        yield
+        shown = _, plan, _ = await self._bridge.in_caller(self._rehearse_planning)
+        yield
+        for rehearse in self._rehearse_more:
+            await self._bridge.in_caller(partial(rehearse, *shown))
+            yield
+        for request in self._desk.rehearse(plan):
+            await request
+            yield
+
+    def _rehearse_planning(self) -> tuple[Observation, Plan, AccountSnapshot]:
         record, position = self._record.copy(), self._position.copy()
         kernel.mark(record[0], position, self._history.kernel_row())
         kernel.step_reward(self._planner.config_record[0], record[0], 1.0, 0.0)
-        observation = self._observe()
-        account = self._read_account()
         plan = self._planner.plan(
             np.ones(self.action_space.shape or ()),
             step=self._step,
@@ -442,11 +460,7 @@ class LiveEnv(TradingEnv):
             close=self._history.closes,
             order=self._order.copy(),
         )
-        yield
-        for rehearse in self._rehearse_more:
-            rehearse(observation, plan, account)
-            yield
-        yield from self._desk.rehearse(plan)
+        return self._observe(), plan, self._read_account()
 
     # --- the kernel's view -------------------------------------------------------------------------------
 
@@ -455,19 +469,19 @@ class LiveEnv(TradingEnv):
         for index, symbol in enumerate(self.symbols):
             quantity, _ = self._account.position(symbol)
             if quantity * before[symbol] <= 0:
-                self._position[index]["candles_held"] = 0
+                self._candles_held[index] = 0
 
     def _sync_kernel(self, peak_equity_usdt: Decimal | None = None) -> None:
         """Copy the account into the kernel's records and mark it at the last close."""
         record = self._record[0]
-        record["wallet"] = float(self._account.wallet_usdt)
+        self._wallet[0] = float(self._account.wallet_usdt)
         if peak_equity_usdt is not None:
             record["peak_equity"] = float(peak_equity_usdt)
             record["max_drawdown"] = float(self._resume.max_drawdown_fraction)
         for index, symbol in enumerate(self.symbols):
             quantity, entry = self._account.position(symbol)
-            self._position[index]["quantity"] = float(quantity)
-            self._position[index]["entry_price"] = float(entry)
+            self._quantity[index] = float(quantity)
+            self._entry_price[index] = float(entry)
         kernel.mark(record, self._position, self._history.kernel_row())
 
     def _remember_before_step(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -179,7 +180,7 @@ class LiveHistory:
                     f"{symbol}: got the candle of {candle.open_time_ms}, expected that of {open_ms}"
                 )
             self._values[index, :, self._end] = [getattr(candle, name) for name in FIELDS]
-        self._check(self._values[:, :, self._end], open_ms)
+        self._check(candles, open_ms)
         self._times[self._end] = open_ms
         self._end += 1
         self._first = max(self._first, self._end - self.candles_needed)
@@ -207,7 +208,7 @@ class LiveHistory:
             self._make_room()
         index, end = self.symbols.index(candle.symbol), self._end
         self._values[index, :, end] = [getattr(candle, name) for name in FIELDS]
-        if candle.open_time_ms != open_ms or not _is_sound(self._values[index : index + 1, :, end]):
+        if candle.open_time_ms != open_ms or not _is_sound(candle):
             return
         self._times[end] = open_ms
         first = max(self._first, end + 1 - self.candles_needed)
@@ -236,14 +237,14 @@ class LiveHistory:
         self._times[:count] = self._times[self._first : self._end].copy()
         self._first, self._end = 0, count
 
-    def _check(self, values: NDArray[np.float64], open_ms: int) -> None:
-        """Refuse candles, float64 [n, 5], that cannot be; the whole check names what is wrong with them."""
-        if _is_sound(values):
-            return
-        times = np.array([open_ms], np.int64)
-        for index, symbol in enumerate(self.symbols):
-            columns = {name: values[index, at : at + 1] for at, name in enumerate(FIELDS)}
-            check_values(times, columns, f"{symbol} candles from the exchange")
+    def _check(self, candles: Mapping[str, Candle], open_ms: int) -> None:
+        """Refuse candles that cannot be; the whole check names what is wrong with them."""
+        for symbol in self.symbols:
+            candle = candles[symbol]
+            if not _is_sound(candle):
+                times = np.array([open_ms], np.int64)
+                columns = {name: np.array([getattr(candle, name)], np.float64) for name in FIELDS}
+                check_values(times, columns, f"{symbol} candles from the exchange")
 
     def correct(self, candle: Candle) -> None:
         """Put a candle that came late in the place of its stand-in; a candle of another time is ignored."""
@@ -304,13 +305,10 @@ class LiveHistory:
         return self._series[symbol]
 
 
-def _is_sound(values: NDArray[np.float64]) -> bool:
-    """Whether candles, float64 [n, 5], can be."""
-    open, high, low, close, volume = values.T
-    return bool(
-        np.isfinite(values).all()
-        and (low > 0.0).all()
-        and (low <= np.minimum(open, close)).all()
-        and (high >= np.maximum(open, close)).all()
-        and (volume >= 0.0).all()
+def _is_sound(one: Candle) -> bool:
+    """Whether a candle can be. No comparison holds for NaN."""
+    return (
+        0.0 < one.low <= one.open <= one.high < math.inf
+        and one.low <= one.close <= one.high
+        and 0.0 <= one.volume < math.inf
     )

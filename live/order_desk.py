@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -29,8 +29,6 @@ from live.intent import Intent
 from live.live_account import LiveAccount
 from live.outcome import Outcome, fills_of, place
 from live.triggers import TriggerDesk
-
-__all__ = ["OrderDesk", "Outcome"]
 
 _OWN_LEGS = (Leg.STOP, Leg.TAKE_PROFIT)
 # Orders that could bind more than this fraction of the equity go one after another.
@@ -250,14 +248,13 @@ class OrderDesk:
         """Close every position and cancel every order instead; see `ClosingDesk.close_all`."""
         return await self._closing.close_all(reason, close_ms, prices)
 
-    def rehearse(self, plan: Plan) -> Iterator[None]:
-        """What sending a plan takes, without sending it, order by order."""
+    def rehearse(self, plan: Plan) -> Iterator[Awaitable[None]]:
+        """What sending a plan takes, without sending it, order by order; each is to be awaited."""
         self._is_margin_ample(plan)
         for entry in plan.entries:
             if entry.order is not None:
                 name = client_order_id(self._agent, entry.symbol, plan.candle_close_ms, entry.order.leg)
-                self._exchange.rehearse(replace(entry.order, client_order_id=name))
-                yield
+                yield self._exchange.rehearse(replace(entry.order, client_order_id=name))
 
     # --- triggers ----------------------------------------------------------------------------------------
 

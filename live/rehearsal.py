@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from agents.base import Agent, Rehearses
 from envs.account import AccountSnapshot, Plan
@@ -23,8 +24,10 @@ CONNECT_S = 2.0
 FROM_S = 0.06
 PAUSE_S = 0.002
 """From so long before the close on a step is rehearsed, with such pauses, and longer ones where it takes longer."""
+_TURNS = 3
+"""So many turns of the loop a candle takes from its socket to whoever waits for it; each part waits for as many."""
 _BUSY_S = 0.0001
-"""When control comes back later than this somebody else is at work, perhaps on the candle."""
+"""When control comes back from a turn later than this somebody else is at work, perhaps on the candle."""
 UNTIL_S = 1.0
 """A candle that is later than this is waited for without."""
 _LONGEST_SLEEP_S = 10.0  # the clock may be measured again meanwhile
@@ -61,7 +64,7 @@ class Rehearsal:
         self,
         closes_in_s: ClosesIn,
         connect: Callable[[], Awaitable[None]],
-        parts: Callable[[], Iterator[None]],
+        parts: Callable[[], AsyncGenerator[None]],
     ) -> None:
         self._closes_in_s = closes_in_s
         self._connect = connect
@@ -81,11 +84,10 @@ class Rehearsal:
             clock = asyncio.get_running_loop().time
             while self._closes_in_s(close_ms) > -UNTIL_S:
                 began_s = clock()
-                for _ in self._parts():
-                    paused_at_s = clock()
-                    await asyncio.sleep(0)
-                    if clock() - paused_at_s > _BUSY_S:
-                        break
+                async with aclosing(self._parts()) as parts:
+                    async for _ in parts:
+                        if await _somebody_is_at_work():
+                            break
                 await asyncio.sleep(max(PAUSE_S, clock() - began_s))
         except Exception:  # noqa: BLE001  (whatever it is, the step meets it too, and has ways to deal with it)
             _log.warning("the step could not be rehearsed; it will be slower", exc_info=True)
@@ -93,3 +95,14 @@ class Rehearsal:
     async def _sleep_until(self, close_ms: int, before_s: float) -> None:
         while (left_s := self._closes_in_s(close_ms) - before_s) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(left_s, _LONGEST_SLEEP_S))
+
+
+async def _somebody_is_at_work() -> bool:
+    """Let a candle pass that has reached its socket; whether anybody used the time."""
+    clock = asyncio.get_running_loop().time
+    for _ in range(_TURNS):
+        paused_at_s = clock()
+        await asyncio.sleep(0)
+        if clock() - paused_at_s > _BUSY_S:
+            return True
+    return False

@@ -168,7 +168,8 @@ class Exchange(ABC):
         """Closed candles that open after `after_ms`, each once, in order per symbol, without gaps.
 
         `after_ms` may be the open or the close time of the last candle that is known. Holes (a lost message, a
-        reconnect) are filled from the history before anything newer is delivered.
+        reconnect) are filled from the history before anything newer is delivered. A cancelled `anext` (a consumer's
+        timeout) loses nothing, so this is no asynchronous generator: that would end with it.
 
         Raises:
             MarketDataError: a hole cannot be filled, the exchange stays away, or nobody reads the candles.
@@ -270,8 +271,8 @@ class Exchange(ABC):
     async def warm_up(self, connections: int) -> None:  # noqa: B027  (most exchanges need nothing)
         """Open so many connections where they have been closed meanwhile. What fails is found out by who needs them."""
 
-    def rehearse(self, order: Order) -> None:  # noqa: B027
-        """Do what `place` does before it sends an order, and send nothing."""
+    async def rehearse(self, order: Order) -> None:  # noqa: B027
+        """Do what `place` does up to an order's request and its reply, and send nothing to the exchange."""
 
     @abstractmethod
     async def set_leverage(self, symbol: str, leverage: int) -> None:

@@ -319,10 +319,10 @@ class BinanceExchange(Exchange):
         """See `Exchange.warm_up`; costs a request of the least weight per connection."""
         await self._rest.warm_up(connections)
 
-    def rehearse(self, order: Order) -> None:
+    async def rehearse(self, order: Order) -> None:
         """See `Exchange.rehearse`."""
         self._rest.require_key("an order")
-        self._orders.rehearse(order)
+        await self._orders.rehearse(order)
 
     async def cancel(self, symbol: str, client_order_id: str) -> OrderReport | None:
         """Cancel a resting order and tell how it ended."""

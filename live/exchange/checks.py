@@ -38,21 +38,30 @@ class OrderChecks:
         Raises:
             OrderRejectedError: the exchange would refuse it.
         """
-        instrument = self._instruments.get(order.symbol)
-        if instrument is None:
-            return
-        filters.check_order(order, instrument)
-        if order.reduce_only:
-            return
-        price = self._prices.get(order.symbol)
-        if price is not None and order.quantity * price >= filters.NEAR * instrument.min_notional_usdt:
+        if self.is_sure(order):
             return
         reply = await self._rest.read("futures_mark_price", symbol=order.symbol)
         with reading("a mark price"):
             mark = decimal_of(reply["markPrice"])
-        filters.check_notional(order, instrument, mark)
+        filters.check_notional(order, self._instruments[order.symbol], mark)
+        price = self._prices.get(order.symbol)
         if price is not None:
-            filters.check_percent_price(order, instrument, price, mark)
+            filters.check_percent_price(order, self._instruments[order.symbol], price, mark)
+
+    def is_sure(self, order: Order) -> bool:
+        """Whether a market order passes by what is known; where not, its mark price decides.
+
+        Raises:
+            OrderRejectedError: the exchange would refuse it.
+        """
+        instrument = self._instruments.get(order.symbol)
+        if instrument is None:
+            return True
+        filters.check_order(order, instrument)
+        if order.reduce_only:
+            return True
+        price = self._prices.get(order.symbol)
+        return price is not None and order.quantity * price >= filters.NEAR * instrument.min_notional_usdt
 
     async def trigger(self, trigger: TriggerOrder) -> None:
         """Pass a trigger order.

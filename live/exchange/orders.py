@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -102,10 +102,12 @@ class Orders:
                 client_order_id=client_id,
             ) from error
 
-    def rehearse(self, order: Order) -> None:
-        """Make the request of a market order, and throw it away."""
+    async def rehearse(self, order: Order) -> None:
+        """Check a market order and go through its request, which leads nowhere."""
         client_id = _require_id(order.client_order_id, order.symbol)
-        self._rest.rehearse(_params_of(order, client_id))
+        with suppress(OrderRejectedError):
+            self._checks.is_sure(order)
+        await self._rest.rehearse(_params_of(order, client_id))
 
     async def place_trigger(self, trigger: TriggerOrder) -> TriggerReport:
         """Rest a stop or take-profit in the algo-order service; see `Exchange.place_trigger`."""

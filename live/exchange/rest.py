@@ -33,7 +33,7 @@ from live.exchange.clock import ExchangeClock
 from live.exchange.error_codes import TOO_MANY_ORDERS, Outcome, rule_for
 from live.exchange.parse import reading
 from live.exchange.weights import cost_of
-from live.exchange.wire_client import FuturesClient, WireError
+from live.exchange.wire_client import FuturesClient, RehearsalClient, WireError
 from live.settings import MASK, Credentials, Venue
 
 _LOG = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ class BinanceRest:
         self._credentials = credentials
         self._timeout_s = timeout_s
         self._client: FuturesClient | None = None
+        self._rehearsal: RehearsalClient | None = None
         self._clock_every_s = clock_every_s
         self._clock_keeper: asyncio.Task[None] | None = None
         self._measuring = asyncio.Lock()
@@ -107,9 +108,11 @@ class BinanceRest:
         keeper, self._clock_keeper = self._clock_keeper, None
         if keeper is not None:
             await end_task(keeper)
-        client, self._client = self._client, None
-        if client is not None:
-            await client.shut()
+        clients = self._client, self._rehearsal
+        self._client = self._rehearsal = None
+        for client in clients:
+            if client is not None:
+                await client.shut()
 
     def _exchange_s(self) -> float:
         """Seconds by the exchange's clock; a simulated one counts requests by a time of its own."""
@@ -206,9 +209,12 @@ class BinanceRest:
         client = self._client
         if client is None:
             raise ExchangeError("not connected to the exchange; call connect() first")
+        return await self._send(client, method, bulk, params)
+
+    async def _send(self, client: FuturesClient, method: str, bulk: bool, params: Mapping[str, Any]) -> Any:
         cost = cost_of(method, params)
         urgency = Urgency.BULK if bulk else present_urgency()
-        await self.budget.admit(cost, urgency, self.patience_s())
+        await client.budget.admit(cost, urgency, self.patience_s())
         call = method.removeprefix("futures_")
         answered = False
         try:
@@ -220,8 +226,10 @@ class BinanceRest:
             # Without its cause, whose text may not be masked; the message has all of it.
             raise self._translate(call, error) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            # aiohttp's text about a timeout has the whole URL in it.
+            why = "it took too long" if isinstance(error, TimeoutError) else _first_line(error)
             raise ExchangeUnavailableError(
-                f"{call}: cannot connect to {self.venue.rest_url} ({_first_line(error)}); nothing was sent. "
+                f"{call}: cannot connect to {self.venue.rest_url} ({why}); nothing was sent. "
                 f"Check the network and the URL."
             ) from error
         except TimeoutError as error:
@@ -234,7 +242,7 @@ class BinanceRest:
                 f"({type(error).__name__})"
             ) from error
         finally:
-            self.budget.settle(cost, answered=answered)
+            client.budget.settle(cost, answered=answered)
 
     async def warm_up(self, connections: int) -> None:
         """Open so many connections by asking for the time, unless the exchange's limits are in use for other things."""
@@ -248,11 +256,15 @@ class BinanceRest:
             elif isinstance(answer, BaseException):
                 raise answer
 
-    def rehearse(self, params: Mapping[str, Any]) -> None:
-        """Make and sign the request of an order, without sending it."""
-        if self._client is not None:
-            cost_of("futures_create_order", params)
-            self._client.signed_form(params)
+    async def rehearse(self, params: Mapping[str, Any]) -> None:
+        """Go through the request of an order, with a client that cannot reach the exchange."""
+        if self._client is None:
+            return
+        if self._rehearsal is None:
+            self._rehearsal = RehearsalClient(
+                self.venue, recv_window_ms=self.recv_window_ms, timeout_s=self._timeout_s
+            )
+        await self._send(self._rehearsal, "futures_create_order", False, params)
 
     def require_key(self, what: str) -> None:
         """Raise a CredentialsError when there is no API key."""

@@ -242,9 +242,9 @@ class SubAccount(Exchange):
         """See `Exchange.warm_up`."""
         await self._exchange.warm_up(connections)
 
-    def rehearse(self, order: Order) -> None:
+    async def rehearse(self, order: Order) -> None:
         """See `Exchange.rehearse`."""
-        self._exchange.rehearse(order)
+        await self._exchange.rehearse(order)
 
     async def order(self, symbol: str, client_order_id: str) -> OrderReport | None:
         """What became of an order of this agent; None for another's."""

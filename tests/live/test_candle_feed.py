@@ -29,6 +29,22 @@ def candle(symbol: str, index: int, price: float = 100.0) -> Candle:
     return Candle(symbol, START_MS + index * HOUR, HOUR, price, price + 1, price - 1, price, 5.0)
 
 
+class Stream:
+    """What is in a queue, until a None."""
+
+    def __init__(self, sent: asyncio.Queue[Candle | None]) -> None:
+        self._sent = sent
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Candle:
+        one = await self._sent.get()
+        if one is None:
+            raise StopAsyncIteration
+        return one
+
+
 class Exchange:
     """Streams what is put into `sent`; its history has what is in `listed`."""
 
@@ -63,9 +79,8 @@ class Exchange:
             return rows[-limit:]
         return [row for row in rows if start_ms <= row.open_time_ms <= (end_ms or 2**62)][:limit]
 
-    async def stream_candles(self, symbols: Any, interval_ms: int, *, after_ms: int) -> AsyncIterator[Candle]:
-        while (one := await self.sent.get()) is not None:
-            yield one
+    def stream_candles(self, symbols: Any, interval_ms: int, *, after_ms: int) -> Stream:
+        return Stream(self.sent)
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +173,49 @@ async def test_a_stream_that_ends_is_an_error() -> None:
     await feed.close()
 
 
+async def test_a_stop_ends_the_wait_and_every_later_one() -> None:
+    exchange, feed, history = await begin()
+    waiting = asyncio.ensure_future(feed.next_candles())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    feed.stop()
+    feed.stop()  # Ctrl+C twice
+    assert await waiting is None and feed.stopped
+    for symbol in SYMBOLS:
+        exchange.sent.put_nowait(candle(symbol, 3))
+    assert await feed.next_candles() is None
+    assert history.last_open_ms == START_MS + 2 * HOUR
+    feed.stop()
+    await feed.close()
+
+
+async def test_a_stop_between_two_symbols_candles_ends_the_wait() -> None:
+    exchange, feed, history = await begin()
+    exchange.sent.put_nowait(candle("BTCUSDT", 3))
+    waiting = asyncio.ensure_future(feed.next_candles())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    feed.stop()
+    assert await waiting is None and exchange.asked[2:] == []
+    assert history.last_open_ms == START_MS + 2 * HOUR
+    await feed.close()
+
+
+async def test_an_error_of_the_stream_is_no_missing_candle() -> None:
+    """Nor is a TimeoutError that the feed's own patience did not cause."""
+    for error in (MarketDataError("a hole"), TimeoutError("somebody else's")):
+        _, feed, _ = await begin()
+
+        class Broken(Stream):
+            async def __anext__(self, error: Exception = error) -> Candle:
+                raise error
+
+        feed._stream = Broken(asyncio.Queue())
+        with pytest.raises(type(error), match=str(error)):
+            await feed.next_candles()
+        await feed.close()
+
+
 async def test_symbols_that_are_read_around_a_close_begin_together() -> None:
     exchange = Exchange()
     exchange.listed["BTCUSDT"].append(candle("BTCUSDT", 3))
@@ -177,12 +235,18 @@ def test_a_stale_symbol_is_not_traded() -> None:
         def stream_candles(self, symbols: Any, interval_ms: int, *, after_ms: int) -> AsyncIterator[Candle]:
             stream = super().stream_candles(symbols, interval_ms, after_ms=after_ms)
 
-            async def heard() -> AsyncIterator[Candle]:
-                async for one in stream:
-                    if one.symbol == "BTCUSDT" or not self.silent:
-                        yield one
+            exchange = self
 
-            return heard()
+            class Heard:
+                def __aiter__(self) -> Heard:
+                    return self
+
+                async def __anext__(self) -> Candle:
+                    while (one := await anext(stream)).symbol != "BTCUSDT" and exchange.silent:
+                        pass
+                    return one
+
+            return Heard()
 
         async def candles(self, symbol: str, interval_ms: int, **options: Any) -> list[Candle]:
             if self.silent and symbol == "ETHUSDT":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any
@@ -46,7 +46,7 @@ class Scene:
     async def connect(self) -> None:
         self.connected += 1
 
-    def parts(self) -> Iterator[None]:
+    async def parts(self) -> AsyncGenerator[None]:
         self.begun += 1
         yield
         self.rounds += 1
@@ -126,7 +126,7 @@ async def test_it_ends_even_if_its_cancellation_got_lost_while_connecting() -> N
 
 
 async def test_a_rehearsal_that_fails_says_so_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    def fails() -> Iterator[None]:
+    async def fails() -> AsyncGenerator[None]:
         yield
         raise ZeroDivisionError("an indicator")
 

@@ -28,6 +28,11 @@ INTERNAL_503 = "Internal error; unable to process your request. Please try again
 THROTTLED_503 = "Request throttled by system-level protection. Please try again."
 
 
+async def _params_of(request: web.Request) -> dict[str, str]:
+    """The parameters of a request, which may stand in its URL as well as in its body."""
+    return dict(parse_qsl(request.query_string) + parse_qsl(await request.text()))
+
+
 def error(status: int, code: int | None, text: str, **headers: str) -> web.Response:
     """An error reply in Binance's form, or a bare text without a code."""
     body = {"code": code, "msg": text} if code is not None else {"msg": text}
@@ -248,12 +253,12 @@ class FaultyExchange:
         return await self._faulty(request) or web.json_response({"code": 200, "msg": "success", **params})
 
     async def _post_trigger(self, request: web.Request) -> web.StreamResponse:
-        params = dict(parse_qsl(await request.text()))
+        params = await _params_of(request)
         self.trigger_posts.append(params)
         return await self._post(request, params, self.accept_trigger)
 
     async def _post_order(self, request: web.Request) -> web.StreamResponse:
-        params = dict(parse_qsl(await request.text()))
+        params = await _params_of(request)
         self.posts.append(params)
         return await self._post(request, params, self.accept)
 
