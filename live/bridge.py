@@ -31,6 +31,8 @@ class _Work(Generic[T]):
 
     def do(self) -> None:
         """In the thread that waits."""
+        if self.done.cancelled():
+            return
         try:
             result = self._function()
         except Exception as error:  # noqa: BLE001  (raised in the loop)
@@ -91,6 +93,11 @@ class _Call(Generic[T]):
             self._coroutine.close()  # interrupted before it was begun
         else:
             self._task.cancel()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._task is None or self._task.done()
 
     def hand_over(self, work: _Work[Any]) -> None:
         """In the loop: have the thread that waits do something meanwhile."""
@@ -161,11 +168,11 @@ class LoopThread:
         """Run a function in the thread that waits for the present `call`, and return its result.
 
         Raises:
-            RuntimeError: no thread waits: this was not begun by `call`.
+            RuntimeError: no thread waits: this was not begun by `call`, or that has ended.
         """
         call = _PRESENT_CALL.get()
-        if call is None:
-            raise RuntimeError("in_caller() works inside of call() only")
+        if call is None or call.is_over:
+            raise RuntimeError("in_caller() works inside of call() only, while that waits")
         work = _Work(function)
         call.hand_over(work)
         return await work.done

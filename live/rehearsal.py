@@ -37,7 +37,7 @@ ClosesIn = Callable[[int], float]
 
 
 Rehearse = Callable[[Observation, Plan, AccountSnapshot], None]
-"""What others do in a step: shown a plan that will not be executed, they must change nothing."""
+"""What others do in a step, called in its thread: shown a plan that will not be executed, they change nothing."""
 
 
 def deciding(agent: Agent) -> Rehearse:

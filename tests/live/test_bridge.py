@@ -235,6 +235,51 @@ def test_work_that_nobody_waits_for_any_more_delays_nothing_else(bridge: LoopThr
     assert bridge.call(_thread()) != threading.get_ident()
 
 
+def test_work_that_was_cancelled_before_it_began_is_left_out(bridge: LoopThread) -> None:
+    """A candle has come: who decides on it does not finish the rehearsal first."""
+    begun = threading.Event()
+    go_on = threading.Event()
+    done: list[str] = []
+
+    def first() -> None:
+        begun.set()
+        assert go_on.wait(_PATIENCE_S)
+
+    async def ask() -> None:
+        tasks = [asyncio.ensure_future(bridge.in_caller(first))]
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        tasks.append(asyncio.ensure_future(bridge.in_caller(lambda: done.append("second"))))
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        go_on.set()
+
+    bridge.call(ask())
+    assert done == []
+
+
+def test_a_task_that_outlives_its_call_has_no_thread_that_waits(bridge: LoopThread) -> None:
+    tasks: list[asyncio.Task[int]] = []
+    ended = asyncio.Event()
+
+    async def later() -> int:
+        await ended.wait()
+        return await bridge.in_caller(threading.get_ident)
+
+    async def begin() -> None:
+        tasks.append(asyncio.ensure_future(later()))
+
+    async def finish() -> None:
+        ended.set()
+        await tasks[0]
+
+    bridge.call(begin())
+    with pytest.raises(RuntimeError, match="while that waits"):
+        bridge.call(finish())
+
+
 async def test_without_a_call_there_is_no_thread_that_waits() -> None:
     with pytest.raises(RuntimeError, match="inside of call"):
         await LoopThread.in_caller(threading.get_ident)
