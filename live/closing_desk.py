@@ -128,6 +128,7 @@ class ClosingDesk:
         try:
             funding = await self._account.after_orders(fills)
             missed = await self._account.missed_fills()
+            await self._account.put_transfers_aside()
             events = events_of(missed, {s: self._account.position(s)[0] for s in self._instruments})
             resting = await asyncio.gather(*(self._exchange.open_orders(s) for s in self._instruments))
             open_orders = sum(len(orders) for orders in resting)

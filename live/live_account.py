@@ -208,15 +208,22 @@ class LiveAccount:
             self._set_pending(await self._new_payments())
             self._payments_due = False
         await self._read()
-        if self._booked_usdt != self._explained_usdt:
-            await self._put_transfers_aside()
         funding = self._pending
         self._set_pending(())
         if not self._is_explained():
             self._watch.doubt()
         return funding
 
-    async def _put_transfers_aside(self) -> None:
+    async def put_transfers_aside(self) -> None:
+        """Keep money that was moved since the candle's close out of the wallet until the next one.
+
+        Once whatever cannot wait is done: where `after_orders` left something unexplained, the exchange is asked.
+
+        Raises:
+            ExchangeError: the account cannot be read.
+        """
+        if self._booked_usdt == self._explained_usdt:
+            return
         try:
             moved = await self._new_transfers()
         except ExchangeError as error:

@@ -172,6 +172,10 @@ class OrderDesk:
                 results[entry.symbol] = outcome.results[0]
                 events += outcome.events
                 failure = failure or outcome.failure
+            try:
+                await self._account.put_transfers_aside()
+            except ExchangeError as error:
+                failure = failure or f"the account cannot be read after the orders: {error}"
         return Outcome(
             tuple(results[entry.symbol] for entry in plan.entries), tuple(events), funding, failure
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_support import rows_of
+from live_support import env_config, rig, rows_of
 from restart_support import Killed, account, check, kill, market, serve, session
 
 from envs.account import Plan
@@ -171,6 +171,23 @@ def test_a_transfer_before_the_orders_counts_with_the_next_candle(
     state = FileRiskStore(next(tmp_path.glob("risk_*.json"))).load()
     assert state is not None
     assert state.initial_equity_usdt == 10_000 + amount
+
+
+def test_money_that_moves_is_asked_about_after_the_stops_are_set() -> None:
+    """A position does not wait for its stop until the exchange has told of its bookings."""
+    config = env_config(action={"scheme": "quantity", "stop_loss_fraction": 0.02})
+    with rig(market(), config=config, limits=RiskLimits(max_drawdown_fraction=0.1), with_proxy=True) as one:
+        assert one.proxy is not None
+        one.stack.reset()
+        plan = one.stack.plan([0.2])
+        one.server.fault("transfer", amount_usdt="-4000")
+        one.proxy.seen.clear()
+        execution = one.stack.execute(plan)
+        seen = [name for name in one.proxy.seen if name.startswith("POST") or "income" in name]
+        assert seen == ["POST /fapi/v1/order", "POST /fapi/v1/algoOrder", "GET /fapi/v1/income"]
+        assert execution.emergency is None and execution.account.wallet_usdt == 9_995
+        *_, info = one.stack.advance()
+        assert info["transfers_usdt"] == -4_000 and one.env.account().wallet_usdt == 5_995
 
 
 def test_a_deposit_counts_once_however_often_the_run_starts(server: PaperServer, tmp_path: Path) -> None:
