@@ -14,7 +14,7 @@ import pytest
 from live_support import FEATURES, Scripted, env_config, rows_of
 from support import market_of
 
-from agents.base import AgentSetup
+from agents.base import Agent, AgentSetup
 from envs.account import Side
 from envs.market import Market
 from envs.risk import RiskLimits
@@ -46,29 +46,40 @@ def serve(market: Market) -> PaperServer:
     return PaperServer.start(ReplayFeed(market, 2), (PaperAccount(wallet_usdt=Decimal(10_000)),))
 
 
-def session(
+def live_options(
     server: PaperServer,
     folder: Path,
-    *actions: Sequence[float],
-    steps: int | None = None,
+    agent: Agent,
+    *,
+    steps: int,
     config: EnvConfig | None = None,
     limits: RiskLimits | None = None,
+    paper: PaperOptions | None = None,
     **options: Any,
-) -> LiveResult:
-    """One session of the runner on the server, playing actions."""
-    agent = Scripted(*actions) if actions else Scripted([0.0])
-    setup = AgentSetup(agent, config or env_config(), FEATURES, limits=limits or RiskLimits())
-    choice = LiveOptions(
-        setup=setup,
+) -> LiveOptions:
+    """The runner's options for a session on the server."""
+    return LiveOptions(
+        setup=AgentSetup(agent, config or env_config(), FEATURES, limits=limits or RiskLimits()),
         symbols=("BTCUSDT",),
         interval_ms=HOUR,
         folder=folder,
         choice=VenueChoice.PAPER,
-        paper=PaperOptions(url=server.rest_url),
-        steps=len(actions) if steps is None else steps,
+        paper=paper or PaperOptions(url=server.rest_url),
+        steps=steps,
         **options,
     )
-    return run_live(choice, LiveConsole(quiet=True, out=io.StringIO()))
+
+
+def session(
+    server: PaperServer, folder: Path, *actions: Sequence[float], steps: int | None = None, **options: Any
+) -> LiveResult:
+    """One session of the runner on the server, playing actions."""
+    agent = Scripted(*actions) if actions else Scripted([0.0])
+    steps = len(actions) if steps is None else steps
+    return run_live(
+        live_options(server, folder, agent, steps=steps, **options),
+        LiveConsole(quiet=True, out=io.StringIO()),
+    )
 
 
 def kill(patch: pytest.MonkeyPatch, owner: Any, name: str, *, call: int = 1, after: bool = False) -> None:

@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_support import FEATURES, Scripted, env_config, rows_of
-from restart_support import HOUR, STOPS, Killed, account, by_hand, check, kill, market, serve, session, stops
+from live_support import Scripted, rows_of
+from restart_support import (
+    STOPS,
+    Killed,
+    account,
+    by_hand,
+    check,
+    kill,
+    live_options,
+    market,
+    serve,
+    session,
+    stops,
+)
 from support import market_of
 
-from agents.base import AgentSetup
 from agents.run import Ending
 from envs.account import Side
 from envs.errors import HaltedError
@@ -24,8 +35,7 @@ from live.console import LiveConsole
 from live.live_account import LiveAccount
 from live.order_desk import OrderDesk
 from live.paper.runtime import PaperServer
-from live.runner import LiveOptions, run_live
-from live.venues import PaperOptions, VenueChoice
+from live.runner import run_live
 
 
 @pytest.fixture
@@ -209,16 +219,7 @@ def test_candles_held_goes_on_after_a_restart(server: PaperServer, tmp_path: Pat
             seen.append(float(observation[self.place]))
             return super().act(observation, info)
 
-    setup = AgentSetup(Watching([0.2], [0.2]), env_config(), FEATURES)
-    options = LiveOptions(
-        setup=setup,
-        symbols=("BTCUSDT",),
-        interval_ms=HOUR,
-        folder=tmp_path,
-        choice=VenueChoice.PAPER,
-        paper=PaperOptions(url=server.rest_url),
-        steps=2,
-    )
+    options = live_options(server, tmp_path, Watching([0.2], [0.2]), steps=2)
     run_live(options, LiveConsole(quiet=True, out=io.StringIO()))
     # Bought at the first of three opens; the unit is the window, one candle.
     assert seen == [3.0, 4.0]

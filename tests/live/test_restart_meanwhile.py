@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_support import FEATURES, Scripted, env_config, rows_of
-from restart_support import HOUR, STOPS, account, by_hand, check, market, serve, session, stops
+from live_support import Scripted, env_config, rows_of
+from restart_support import STOPS, account, by_hand, check, live_options, market, serve, session, stops
 from support import market_of
 
-from agents.base import AgentSetup
 from agents.run import Ending
 from envs.account import Fill, Side
 from envs.errors import ConfigError, ExchangeError, ExchangeUnavailableError
@@ -25,8 +24,7 @@ from live.exchange.connection import ConnectionSettings
 from live.paper import algo_desk
 from live.paper.orders import AlgoRequest
 from live.paper.runtime import PaperServer
-from live.runner import LiveOptions, run_live
-from live.venues import PaperOptions, VenueChoice
+from live.runner import run_live
 
 
 @pytest.fixture
@@ -105,17 +103,7 @@ def test_an_account_without_money_ends_the_run_and_says_so(server: PaperServer, 
     session(server, tmp_path, [0.2], [0.0])
     account(server).book_income("TRANSFER", -account(server).wallet_usdt, "", server.exchange.now_ms)
     out = io.StringIO()
-    setup = AgentSetup(Scripted([0.2]), env_config(), FEATURES)
-    url = PaperOptions(url=server.rest_url)
-    options = LiveOptions(
-        setup=setup,
-        symbols=("BTCUSDT",),
-        interval_ms=HOUR,
-        folder=tmp_path,
-        choice=VenueChoice.PAPER,
-        paper=url,
-        steps=1,
-    )
+    options = live_options(server, tmp_path, Scripted([0.2]), steps=1)
     result = run_live(options, LiveConsole(quiet=True, out=out))
     assert (result.result.ending, result.result.steps) == (Ending.TERMINATED, 0)
     assert "holds no money to trade with" in out.getvalue()

@@ -9,11 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from live_support import FEATURES, Scripted, env_config, rows_of
-from restart_support import HOUR, check, market, serve, session
+from live_support import Scripted, rows_of
+from restart_support import check, live_options, market, serve, session
 from support import START_MS
 
-from agents.base import AgentSetup
 from agents.run import Ending
 from envs.errors import ConfigError, MarketDataError, StepLogError
 from envs.step_log import COLUMNS, CsvAppender
@@ -22,8 +21,8 @@ from live.paper.account import PaperAccount
 from live.paper.feeds import ReplayFeed
 from live.paper.runtime import PaperServer
 from live.recovery import Session, read_logged, run_lock
-from live.runner import LiveOptions, run_live
-from live.venues import PaperOptions, VenueChoice
+from live.runner import run_live
+from live.venues import PaperOptions
 
 
 @pytest.fixture
@@ -155,17 +154,8 @@ def test_the_key_of_another_account_is_refused(tmp_path: Path) -> None:
     wallets = [PaperAccount(key, key, wallet_usdt=Decimal(10_000)) for key in ("paper", "other")]
     with PaperServer.start(ReplayFeed(market(), 2), wallets) as server:
         session(server, tmp_path, [0.2], [0.2])
-        setup = AgentSetup(Scripted([0.2]), env_config(), FEATURES)
         other = PaperOptions(url=server.rest_url, api_key="other", api_secret="other")
-        options = LiveOptions(
-            setup=setup,
-            symbols=("BTCUSDT",),
-            interval_ms=HOUR,
-            folder=tmp_path,
-            choice=VenueChoice.PAPER,
-            paper=other,
-            steps=1,
-        )
+        options = live_options(server, tmp_path, Scripted([0.2]), steps=1, paper=other)
         with pytest.raises(ConfigError, match=r"this API key is of the account Paper\d+: use a key of"):
             run_live(options, LiveConsole(quiet=True, out=io.StringIO()))
         assert not server.exchange.engine.accounts["other"].orders
